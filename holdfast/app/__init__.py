@@ -1,0 +1,1 @@
+"""For handler authors: the App, its context and what handlers receive."""

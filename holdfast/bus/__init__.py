@@ -1,0 +1,1 @@
+"""The message queue: a port, and its Kafka and memory adapters."""

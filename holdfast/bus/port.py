@@ -1,0 +1,141 @@
+"""The bus port: topics of partitions of records, as Kafka has them.
+
+Adapters: `holdfast.bus.memory`, `holdfast.bus.kafka`. Contract: `tests/contracts/test_bus.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+Topic = Literal["inbound", "outbound", "state", "dead"]
+"""Logical topics; an adapter maps them to names (`holdfast.inbound`, …)."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record as consumed. `ts` is the broker's append time (LogAppendTime), Unix ms."""
+
+    partition: int
+    offset: int
+    ts: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Producer(Protocol):
+    """Writes records with acks=all, each (topic, partition) in order.
+
+    After any failure everything that is pending fails with Retry and the adapter replaces what is beneath
+    (invariant 12), so within one Producer the records of a partition are written as prefixes without gaps.
+    """
+
+    def produce(
+        self,
+        topic: Topic,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> asyncio.Future[int]:
+        """Put one record on its way; the future gives its offset once it is durable.
+
+        The future fails with Retry when the outcome is unknown at the producer's deadline. Raises Retry at
+        once, writing nothing, when the producer's buffer is full (its bound, in records and bytes).
+        """
+
+    async def close(self) -> None:
+        """Wait for what is pending (up to the deadline), then release everything."""
+
+
+class Consumer(Protocol):
+    """Reads partitions. Not for concurrent use: one task calls `fetch`."""
+
+    async def fetch(self, max_records: int, timeout: float) -> Mapping[int, Sequence[Record]]:
+        """Return records by partition, at most `max_records` of each, waiting `timeout` s for the first.
+
+        Raises Retry while the bus is away, OffsetLost when a position is not in the log.
+        """
+
+    def assigned(self) -> Sequence[int]:
+        """Return the partitions that this consumer reads now."""
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Read just these partitions, each from the given offset on. Only for consumers without a group."""
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on reading a partition from `offset`. Records fetched before may not be returned afterwards."""
+
+    def pause(self, partition: int) -> None:
+        """Return nothing from this partition until it is resumed."""
+
+    def resume(self, partition: int) -> None:
+        """Undo `pause`."""
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        """Store, for the group id, the offset to go on from. Raises Retry."""
+
+    async def close(self) -> None:
+        """Leave the group and release everything."""
+
+
+class OffsetLost(Exception):  # noqa: N818
+    """The position asked for is not (or no longer) in the log: `start` is its first offset, `end` its end."""
+
+    def __init__(self, partition: int, position: int, start: int, end: int) -> None:
+        super().__init__(
+            f"partition {partition}: position {position} is outside the log, which spans {start} to {end}"
+        )
+        self.partition = partition
+        self.position = position
+        self.start = start
+        self.end = end
+
+
+class Bus(Protocol):
+    """A connection to the message queue."""
+
+    partitions: int
+
+    async def start(self) -> None:
+        """Connect; create missing topics where configured.
+
+        Raises Stop when a topic breaks a promise (partition count, timestamp type), Retry while the bus is
+        away.
+        """
+
+    async def close(self) -> None:
+        """Release everything that is not a producer or consumer of its own."""
+
+    async def producer(self, *, deadline: float) -> Producer:
+        """Return a new producer; `deadline` (s) is when an unanswered record fails with Retry."""
+
+    async def join_group(
+        self,
+        topic: Topic,
+        group: str,
+        *,
+        on_assigned: Callable[[Sequence[int]], Awaitable[None]],
+        on_revoked: Callable[[Sequence[int]], Awaitable[None]],
+    ) -> Consumer:
+        """Return a consumer whose partitions the group decides; it starts at the committed offsets.
+
+        `on_revoked` ends before another member gets the partitions; both may await.
+        """
+
+    async def reader(self, topic: Topic, group: str = "") -> Consumer:
+        """Return a consumer without rebalance: the caller says which partitions (`assign`).
+
+        `group` is only where `commit` stores offsets, for lag metrics.
+        """
+
+    async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
+        """Return (first offset, end offset) of each partition. Raises Retry."""
+
+    async def healthy(self) -> bool:
+        """Tell whether the bus answers now; never raises, takes at most a second."""

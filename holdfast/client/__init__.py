@@ -1,0 +1,1 @@
+"""For client authors: an asyncio client."""

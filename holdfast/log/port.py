@@ -1,0 +1,317 @@
+"""The log port: channels as logs, and everything that must change in one atomic step with them.
+
+Adapters: `holdfast.log.memory`, `holdfast.log.redis`. Contract: `tests/contracts/test_log.py`.
+
+Everything of a partition lives in one shard (one Redis Cluster slot); `shard` is the partition's number.
+Every call is atomic within its shard. Every call raises Retry when the store is away or the outcome unknown.
+
+Ordering rule of `apply` (design, "One partition, one shard, one order"): read and decide everything first,
+then write; the watermark last.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FORMAT: Final = 1
+"""The shard's format version. It fixes what a replay depends on: the two numbers below and the layouts."""
+
+WINDOW_MS: Final = 300_000
+"""W: deduplication maps rotate when record time crosses a multiple of this. Told to clients in seconds."""
+
+MAX_BATCH: Final = 200
+"""Most records of one `apply`, so that a call stays below a few ms (measured: 5-6 ms at 500)."""
+
+NEW: Final = -1
+"""The offset of a watermark before any record."""
+
+
+class Watermark(msgspec.Struct, frozen=True, gc=False):
+    """The last outbound record that the shard has taken in: offset, time (Unix ms), CRC-32 of its value."""
+
+    offset: int = NEW
+    ts: int = 0
+    checksum: int = 0
+
+
+class Op(enum.IntEnum):
+    """What a record asks of the shard."""
+
+    PASS = 0  # nothing but the watermark moves (replies, poison)
+    APPEND = 1  # body: the log entry
+    JOIN = 2  # source: the user
+    LEAVE = 3  # source: the user
+    GROUP = 4  # source: the group's channel; score: version; epoch, seq; content: 1 joined, 0 left
+    CURSOR = 5  # source: user NUL device; score: seq; epoch
+    REVOKE = 6  # score: `before`, Unix ms
+    ROUTE = 7  # nothing changes but the channel's route is wanted (reserved)
+
+
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """One outbound record as the shard takes it in. Field use by op: see `Op`.
+
+    For APPEND, `source` and `score` are `records.Message.source` and `.score`; `content` is CRC-32 of what
+    the sender wrote, to tell a repetition from another message under the same number.
+    """
+
+    offset: int
+    ts: int
+    op: Op
+    channel: str
+    source: str = ""
+    score: int = 0
+    content: int = 0
+    body: bytes = b""
+    epoch: str = ""
+    seq: int = 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """One fetched batch. `carried` is the watermark the dispatcher last saw; `last` the new one.
+
+    `saved`: all state changes up to this offset are in the state topic (-1: nothing new to say).
+    An empty batch (`records` empty, `last` == `carried`) still checks and moves the token.
+    """
+
+    owner: str
+    carried: Watermark
+    last: Watermark
+    records: Sequence[LogRecord] = ()
+    saved: int = NEW
+    now_ms: int = 0
+
+
+class Outcome(enum.IntEnum):
+    """What became of one record."""
+
+    DONE = 0
+    SKIPPED = 1  # at or below the watermark, or its source was applied before
+    REUSED = 2  # its number was used for another content: dead-letter it, count it
+
+
+class Placed(msgspec.Struct, frozen=True, gc=False):
+    """One record's result.
+
+    APPEND, DONE: `seq`, `epoch` of the entry. JOIN, LEAVE: `version` (the deciding offset), `epoch`, and
+    `seq`, the head at that moment: a member sees what comes after it. JOIN, LEAVE, CURSOR, GROUP and REVOKE
+    that were skipped return what the shard holds, so that state records can be written again after a crash.
+    `nodes`: the incarnations in the channel's route, read in the same step (empty unless DONE, and for PASS).
+    """
+
+    outcome: Outcome
+    seq: int = 0
+    epoch: str = ""
+    nodes: tuple[str, ...] = ()
+    version: int = 0
+
+
+class Status(enum.IntEnum):
+    """What became of a whole batch."""
+
+    APPLIED = 0
+    FENCED = 1  # another owner's token: nothing was changed
+    BEHIND = 2  # the shard's watermark is below the carried one: Redis lost writes, nothing was changed
+    REFUSED = 3  # deciding failed at `failed`: nothing was changed
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The answer to `apply`. `found` is the watermark the shard had before; `placed` follows the records."""
+
+    status: Status
+    found: Watermark
+    placed: Sequence[Placed] = ()
+    reason: str = ""
+
+
+class ShardState(msgspec.Struct, frozen=True):
+    """What a shard says of itself. `moved` counts the owner's applies; "" is no owner.
+
+    `generation` is "" where the shard is empty (never used, or lost). `until`: rebuilding up to this offset,
+    NEW when not rebuilding.
+    """
+
+    owner: str
+    moved: int
+    watermark: Watermark
+    saved: int
+    generation: str
+    until: int
+    partitions: int
+
+
+class SessionInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One session as presence shows it. `since` is Unix ms; `node` an incarnation; `jti` of its token."""
+
+    session: str
+    node: str
+    device: str
+    since: int
+    client: str = ""
+    jti: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """One line of a node's update to a shard. Channels are named in full; `user` without kind.
+
+    `op`: "+r" and "-r" a route (channel), "+s" a session (user, info), "-s" a session (user, session).
+    """
+
+    op: str
+    name: str
+    info: SessionInfo | None = None
+    session: str = ""
+
+
+class NodeUpdate(msgspec.Struct, frozen=True):
+    """A node's numbered micro-batch for one shard.
+
+    `number` k applies only onto k-1; at k or above it is done already; below, the shard forgot. With
+    `whole`, the update replaces everything that the shard holds of this incarnation and sets the number.
+    """
+
+    incarnation: str
+    number: int
+    changes: Sequence[Change]
+    whole: bool = False
+
+
+class Query(msgspec.Struct, frozen=True, gc=False):
+    """What to read of one channel.
+
+    `after` None: no entries, just the positions. Otherwise entries with `after` < seq (< `before`), oldest
+    first, at most `limit`; with `newest`, the newest `limit` instead. If `epoch` is given and is not the
+    channel's, no entries are returned. `device` is `user NUL device` for a stored cursor; `member` a user
+    whose membership is wanted; `user`: the channel is an inbox whose groups and revocation are wanted.
+    """
+
+    channel: str
+    after: int | None = None
+    before: int | None = None
+    limit: int = 100
+    newest: bool = False
+    epoch: str = ""
+    device: str = ""
+    member: str = ""
+    user: bool = False
+
+
+class Membership(msgspec.Struct, frozen=True, gc=False):
+    """A user's place in a group: who it is about (`name`: a user, or the group's channel), and from where."""
+
+    name: str
+    version: int
+    epoch: str
+    seq: int
+
+
+class View(msgspec.Struct, frozen=True, gc=False):
+    """What a channel is at this moment. A channel that was never written has epoch "" and head 0.
+
+    `first` is the seq of the oldest entry kept (head + 1 when none is). `entries` are (seq, log entry).
+    `cursor`: the stored cursor's (epoch, seq). `revoked`: tokens issued before this (Unix ms) do not hold.
+    """
+
+    epoch: str = ""
+    head: int = 0
+    first: int = 1
+    entries: Sequence[tuple[int, bytes]] = ()
+    cursor: tuple[str, int] | None = None
+    membership: Membership | None = None
+    groups: Sequence[Membership] = ()
+    revoked: int = 0
+
+
+class Kick(msgspec.Struct, frozen=True, gc=False):
+    """A session that its node must end, and the code (of `holdfast.protocol.codes`) to end it with."""
+
+    user: str
+    session: str
+    code: str
+    reason: str = ""
+
+
+class BeatAnswer(msgspec.Struct, frozen=True):
+    """What a beat brings back. `number`: the last update the shard knows of this incarnation (0: none)."""
+
+    number: int
+    watermark: Watermark
+    generation: str
+    kicks: Sequence[Kick] = ()
+
+
+class Log(Protocol):
+    """Channels, routes, sessions and what decides them."""
+
+    partitions: int
+
+    async def start(self) -> None:
+        """Connect and load scripts. Raises Stop where the store's settings break a promise."""
+
+    async def close(self) -> None:
+        """Release the connections."""
+
+    async def healthy(self) -> bool:
+        """Tell whether the store answers now; never raises, takes at most a second."""
+
+    # dispatch
+
+    async def state(self, shard: int) -> ShardState:
+        """Return what the shard says of itself."""
+
+    async def claim(self, shard: int, owner: str, *, expected: ShardState, generation: str) -> ShardState:
+        """Take the token if owner and `moved` are still as in `expected`; return the state after that.
+
+        The claim succeeded if the returned `owner` is the one given. An empty shard gets `generation`.
+        """
+
+    async def release(self, shard: int, owner: str) -> None:
+        """Give the token up, if it is still this owner's."""
+
+    async def apply(self, shard: int, batch: Batch) -> Applied:
+        """Take in one batch; see the module's text and `Batch`."""
+
+    # access
+
+    async def update(self, shard: int, update: NodeUpdate) -> int:
+        """Apply a node's micro-batch; return the number the shard has now (below `number`: it forgot).
+
+        Adding a session with a `client` that another session of the user has gives that one a kick
+        (`superseded`).
+        """
+
+    async def beat(self, shard: int, incarnation: str) -> BeatAnswer:
+        """Give a sign of life; learn what this node must know.
+
+        A kick returns until its session is removed.
+        """
+
+    async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
+        """Read channels, all at one moment."""
+
+    async def changed(
+        self, shard: int, since: int, limit: int
+    ) -> tuple[Watermark, Sequence[tuple[str, int]]]:
+        """Return the watermark, and (channel, its last offset) of those written after offset `since`.
+
+        At most `limit`, lowest offsets first: a full answer means that there may be more.
+        """
+
+    # logic
+
+    async def beats(self, shard: int) -> dict[str, int]:
+        """Return each incarnation's count of beats."""
+
+    async def sessions(self, shard: int, users: Sequence[str]) -> Sequence[Sequence[SessionInfo]]:
+        """Return the recorded sessions of each user, whether or not their nodes still live."""
+
+    async def kick(self, shard: int, user: str, sessions: Sequence[str], code: str, reason: str) -> int:
+        """Mark sessions to be ended by their nodes; return how many of them were there."""
+
+    async def members(self, shard: int, group: str) -> Sequence[Membership]:
+        """Return the members of a group, by its channel's name."""

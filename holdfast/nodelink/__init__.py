@@ -1,0 +1,1 @@
+"""The links on which dispatch pushes to access nodes."""

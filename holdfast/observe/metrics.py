@@ -1,0 +1,112 @@
+"""Every metric: one table, from which the registry of a process and `docs/metrics.md` are made."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+class Metric(NamedTuple):
+    """One metric. `name` is also its attribute on `Metrics`; `labels` have few values each, all known."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+TABLE: Final = (
+    # access
+    Metric("access_connections", "gauge", "open connections", ("carrier",)),
+    Metric("access_sessions", "gauge", "sessions: connections whose connect was accepted"),
+    Metric("access_subscriptions", "gauge", "subscriptions of local connections"),
+    Metric("access_channels", "gauge", "channels with a local subscriber"),
+    Metric("access_accepts", "counter", "connections accepted", ("carrier",)),
+    Metric("access_refused", "counter", "connections refused before a session", ("reason",)),
+    Metric("access_closes", "counter", "connections ended, by code", ("code",)),
+    Metric("access_frames_in", "counter", "frames from clients", ("frame",)),
+    Metric("access_frames_out", "counter", "frames to clients", ("frame",)),
+    Metric("access_errors", "counter", "error frames to clients", ("code",)),
+    Metric("access_deliveries", "counter", "messages handed to connections"),
+    Metric(
+        "access_duplicates", "counter", "pushed messages at or below the channel's position, not sent again"
+    ),
+    Metric("access_gaps", "counter", "gaps found in a channel's seq, and read from the log"),
+    Metric("access_breaks", "counter", "breaks of a partition's chain of pushes"),
+    Metric("access_polls", "counter", "reads of what changed, by why", ("why",)),
+    Metric("access_aside", "gauge", "connections put aside because they do not read"),
+    Metric("access_put_aside", "counter", "times that a connection was put aside"),
+    Metric("access_replies_dropped", "counter", "replies whose connection was gone or deadline past"),
+    Metric("access_fanout_size", "histogram", "subscribers of one delivered message", (), _SIZES),
+    Metric("access_loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
+    Metric("access_update_changes", "histogram", "changes in one update of a shard", (), _SIZES),
+    Metric("access_forgotten", "counter", "shards that forgot this node, and were written again"),
+    Metric("access_ack_seconds", "histogram", "from a send's arrival to its ack", (), _SECONDS),
+    Metric("access_nodelink_refused", "counter", "links or frames refused on nodelink", ("reason",)),
+    # logic
+    Metric("logic_handled", "counter", "records handled, by kind and outcome", ("kind", "outcome")),
+    Metric("logic_handler_seconds", "histogram", "time in a handler", (), _SECONDS),
+    Metric("logic_retries", "counter", "runs of a handler after the first"),
+    Metric("logic_dead_letters", "counter", "records put into the dead letters", ("reason",)),
+    Metric("logic_pending", "gauge", "records fetched and not finished"),
+    Metric("logic_published", "counter", "messages written to outbound", ("by",)),
+    Metric("logic_api_requests", "counter", "calls of the HTTP API", ("route", "status")),
+    Metric("logic_api_seconds", "histogram", "time of a call of the HTTP API", (), _SECONDS),
+    # dispatch
+    Metric("dispatch_partitions", "gauge", "partitions owned by this process"),
+    Metric("dispatch_records", "counter", "outbound records applied, by outcome", ("outcome",)),
+    Metric("dispatch_batch", "histogram", "records in one apply", (), _SIZES),
+    Metric("dispatch_apply_seconds", "histogram", "time of one apply call", (), _SECONDS),
+    Metric("dispatch_pushed", "counter", "items handed to links", ("item",)),
+    Metric("dispatch_links", "gauge", "open links to access nodes"),
+    Metric("dispatch_dropped", "counter", "bytes dropped because a node did not take them"),
+    Metric("dispatch_breaks", "counter", "chains broken on purpose, by why", ("why",)),
+    Metric("dispatch_claims", "counter", "tokens claimed, released and lost", ("event",)),
+    Metric("dispatch_rewinds", "counter", "returns to an earlier offset because Redis lost writes"),
+    Metric("dispatch_dead_letters", "counter", "records put into the dead letters", ("reason",)),
+    Metric(
+        "dispatch_lag", "gauge", "records between the watermark and the end of the partition", ("partition",)
+    ),
+    # all
+    Metric("bus_produced", "counter", "records made durable", ("topic",)),
+    Metric("bus_produce_failed", "counter", "records whose outcome is unknown", ("topic",)),
+    Metric("bus_producer_replaced", "counter", "producers replaced after a failure"),
+    Metric("bus_buffer_full", "counter", "records refused because the producer's buffer was full"),
+    Metric("log_call_seconds", "histogram", "time of a call to the log", ("call",), _SECONDS),
+    Metric("log_call_failed", "counter", "calls to the log that failed", ("call",)),
+    Metric("directory_changes", "counter", "changes of the membership seen"),
+    Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
+)
+
+_CLASSES: Final[dict[Kind, Any]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+
+
+class Metrics:
+    """The metrics of one process: each of `TABLE` is an attribute, of the prometheus-client class.
+
+    Every process has a registry and a metrics port of its own, so nothing is shared between workers.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for metric in TABLE:
+            more = {"buckets": metric.buckets} if metric.buckets else {}
+            made = _CLASSES[metric.kind](
+                f"holdfast_{metric.name}", metric.meaning, metric.labels, registry=self.registry, **more
+            )
+            setattr(self, metric.name, made)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} is not in the table of metrics (holdfast/observe/metrics.py)")
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,1 @@
+"""Frames, codecs and the connection state machine: bytes and objects, no I/O."""

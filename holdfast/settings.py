@@ -1,0 +1,337 @@
+"""Every setting of every service: one source, from which `docs/settings.md` is generated.
+
+A setting `NAME` of section `SECTION` is `[section] name` in a TOML file and `HOLDFAST_SECTION_NAME` in the
+environment, which wins. Anything unknown or wrong is refused by name before a service starts.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.errors import Stop
+from holdfast.policy import DEFAULT_POLICIES, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PREFIX: Final = "HOLDFAST_"
+SECRETS: Final = frozenset({"auth.secrets", "api.keys", "redis.url", "nodelink.secret", "consul.token"})
+"""Settings whose value is never shown."""
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+def _about(text: str) -> Meta:
+    return Meta(description=text)
+
+
+class Process(_Section, frozen=True):
+    """What every service process has."""
+
+    node: Annotated[str, _about("name of this process; empty: the host's name and a number")] = ""
+    host: Annotated[str, _about("address that its listeners bind to")] = "0.0.0.0"  # noqa: S104
+    advertise: Annotated[str, _about("address under which other services reach it; empty: `host`")] = ""
+    metrics_port: Annotated[
+        Port, _about("metrics and health; 0: any free port, a worker adds its number")
+    ] = 9100
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("least severe log line")] = (
+        "info"
+    )
+    region: Annotated[str, _about("region told to clients by /v1/access")] = ""
+    workers: Annotated[Positive, _about("access: processes on this machine, sharing the ports")] = 1
+    drain_seconds: Annotated[Seconds, _about("longest time from SIGTERM to the end")] = 30.0
+    ready_file: Annotated[str, _about("file to write ports into (JSON) once the process serves")] = ""
+
+
+class Kafka(_Section, frozen=True):
+    """The message queue."""
+
+    servers: Annotated[str, _about("bootstrap servers, host:port, comma-separated")] = "127.0.0.1:9092"
+    prefix: Annotated[str, _about("start of the topics' names")] = "holdfast"
+    partitions: Annotated[Positive, _about("partitions of every topic; fixed once data exists")] = 12
+    replication: Annotated[Positive, _about("replicas of topics that are created")] = 3
+    create_topics: Annotated[bool, _about("create missing topics at start")] = True
+    deadline: Annotated[Seconds, _about("seconds after which an unanswered record fails with a retry")] = 10.0
+    buffer_records: Annotated[Positive, _about("records on their way in one producer, at most")] = 20_000
+    buffer_bytes: Annotated[Positive, _about("bytes on their way in one producer, at most")] = (
+        64 * 1024 * 1024
+    )
+    group: Annotated[str, _about("consumer group of logic; dispatch commits under it plus `-dispatch`")] = (
+        "holdfast"
+    )
+    session_timeout: Annotated[Seconds, _about("seconds until a dead logic worker's partitions move")] = 6.0
+    retention_seconds: Annotated[Positive, _about("retention of inbound and outbound that are created")] = (
+        14 * 86_400
+    )
+
+
+class Redis(_Section, frozen=True):
+    """Logs, routes and sessions."""
+
+    url: Annotated[str, _about("redis://[user:password@]host:port/db")] = "redis://127.0.0.1:6379/0"
+    prefix: Annotated[str, _about("start of every key")] = "hf"
+    timeout: Annotated[Seconds, _about("seconds after which a call fails with a retry")] = 3.0
+    connections: Annotated[Positive, _about("connections of one process, at most")] = 16
+
+
+class Membership(_Section, frozen=True):
+    """Who is there."""
+
+    kind: Annotated[Literal["consul", "redis", "static"], _about("where nodes find each other")] = "consul"
+    ttl: Annotated[Seconds, _about("seconds without a sign of life until others see a node gone")] = 5.0
+    static: Annotated[str, _about("static: a JSON file with the list of nodes")] = ""
+
+
+class Consul(_Section, frozen=True):
+    """Consul, where membership is kept in it."""
+
+    address: Annotated[str, _about("host:port of its HTTP API")] = "127.0.0.1:8500"
+    service: Annotated[str, _about("start of the registered services' names")] = "holdfast"
+    token: Annotated[str, _about("ACL token")] = ""
+
+
+class Auth(_Section, frozen=True):
+    """Tokens of clients."""
+
+    secrets: Annotated[
+        tuple[str, ...], _about("HS256 secrets (at least 32 bytes each); the first one signs")
+    ] = ()
+    key_files: Annotated[
+        tuple[str, ...], _about("PEM files of public keys: RS256, ES256 or EdDSA by kind")
+    ] = ()
+    audience: Annotated[str, _about("required `aud`; empty: not checked")] = ""
+    issuer: Annotated[str, _about("required `iss`; empty: not checked")] = ""
+    leeway: Annotated[float, Meta(ge=0), _about("seconds by which clocks may differ")] = 5.0
+    ttl: Annotated[Positive, _about("seconds that a token issued by /v1/tokens holds, where not asked")] = (
+        3600
+    )
+
+
+class Access(_Section, frozen=True):
+    """Access: the connections."""
+
+    websocket_port: Annotated[Port, _about("WebSocket listener")] = 8000
+    websocket_path: Annotated[str, _about("path of the WebSocket listener")] = "/ws"
+    tcp_port: Annotated[Port, _about("TCP listener")] = 8001
+    tcp: Annotated[bool, _about("listen for raw TCP")] = True
+    endpoint_websocket: Annotated[str, _about("address told to clients; empty: built from host and port")] = (
+        ""
+    )
+    endpoint_tcp: Annotated[str, _about("the same for TCP")] = ""
+    origins: Annotated[
+        tuple[str, ...], _about("allowed Origin headers; empty: all; none sent is allowed")
+    ] = ()
+    proxy_protocol: Annotated[bool, _about("every connection must begin with PROXY protocol v2")] = False
+    connections: Annotated[Positive, _about("connections of one process, at most")] = 18_000
+    per_address: Annotated[int, Meta(ge=0), _about("connections of one client address; 0: no limit")] = 0
+    handshake: Annotated[Seconds, _about("seconds from accept to a valid `connect`")] = 10.0
+    heartbeat: Annotated[Seconds, _about("seconds of silence after which the server sends `ping`")] = 25.0
+    frame: Annotated[Positive, _about("bytes of a frame, at most")] = 65_536
+    rate: Annotated[Positive, _about("frames a second of one connection")] = 100
+    burst: Annotated[Positive, _about("frames that may come at once")] = 200
+    in_flight: Annotated[Positive, _about("sends and requests of one connection without an answer")] = 128
+    subscriptions: Annotated[Positive, _about("channels of one connection")] = 200
+    buffer: Annotated[Positive, _about("bytes waiting for one connection before it is put aside")] = 262_144
+    aside: Annotated[Seconds, _about("seconds that a connection may be put aside before it is closed")] = 30.0
+    request_deadline: Annotated[Seconds, _about("seconds until a `request` without an answer fails")] = 10.0
+    catch_up: Annotated[Positive, _about("missed messages of one channel that are sent, at most")] = 1000
+    drain_rate: Annotated[Positive, _about("connections a second that a draining node sends away")] = 1000
+
+
+class Nodelink(_Section, frozen=True):
+    """The links from dispatch to access."""
+
+    port: Annotated[Port, _about("nodelink listener of access; a worker adds its number")] = 8700
+    secret: Annotated[str, _about("shared secret that dispatch must show; empty: none asked")] = ""
+    buffer: Annotated[Positive, _about("bytes waiting for one node before they are dropped")] = (
+        8 * 1024 * 1024
+    )
+
+
+class Logic(_Section, frozen=True):
+    """Logic: the handlers."""
+
+    app: Annotated[str, _about("module:name of the App with the handlers; empty: none")] = ""
+    batch: Annotated[Positive, _about("records of a partition fetched at once")] = 500
+    concurrency: Annotated[Positive, _about("senders handled at the same time")] = 256
+    pending: Annotated[Positive, _about("records fetched and not finished, per partition")] = 5000
+    time_limit: Annotated[Seconds, _about("seconds that one run of a handler may take")] = 10.0
+    retries: Annotated[int, Meta(ge=0), _about("runs after the first before a message is a dead letter")] = 3
+    backoff: Annotated[Seconds, _about("seconds before the first retry; doubles, with jitter")] = 0.2
+
+
+class Api(_Section, frozen=True):
+    """The HTTP control layer, served by logic."""
+
+    port: Annotated[Port, _about("HTTP API")] = 8080
+    keys: Annotated[tuple[str, ...], _about("API keys; without one every call is refused")] = ()
+    body: Annotated[Positive, _about("bytes of a request body, at most")] = 4 * 1024 * 1024
+    publish_many: Annotated[Positive, _about("messages of one publish call, at most")] = 1000
+
+
+class Dispatch(_Section, frozen=True):
+    """Dispatch: the pushes."""
+
+    fetch: Annotated[int, Meta(ge=1, le=200), _about("records in one apply, at most")] = 200
+    pending: Annotated[Positive, _about("records fetched and not applied, per partition")] = 2000
+    idle: Annotated[Seconds, _about("seconds between applies of an idle partition")] = 1.0
+    takeover: Annotated[Seconds, _about("seconds that a token must not move before it is taken")] = 3.0
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings. Sections by their names in the TOML file."""
+
+    process: Process = Process()
+    kafka: Kafka = Kafka()
+    redis: Redis = Redis()
+    membership: Membership = Membership()
+    consul: Consul = Consul()
+    auth: Auth = Auth()
+    access: Access = Access()
+    nodelink: Nodelink = Nodelink()
+    logic: Logic = Logic()
+    api: Api = Api()
+    dispatch: Dispatch = Dispatch()
+    channels: dict[str, Policy] = {}
+
+    def policies(self) -> dict[str, Policy]:
+        """Return the policy of every kind of channel, the built-in ones included."""
+        return DEFAULT_POLICIES | self.channels
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting as the documentation shows it."""
+
+    section: str
+    name: str
+    type: str
+    default: Any
+    description: str
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"{PREFIX}{self.section}_{self.name}".upper()
+
+
+def all_settings() -> Iterator[Setting]:
+    """Yield every setting, in order."""
+    for section, kind in _sections().items():
+        hints = get_type_hints(kind, include_extras=True)
+        for field in msgspec.structs.fields(kind):
+            text, described = _describe(hints[field.name])
+            yield Setting(section, field.name, text, field.default, described)
+
+
+def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of a TOML file (or none) and the environment (this process's by default).
+
+    Raises Stop, naming the setting and what to change, when anything is unknown or wrong.
+    """
+    environ = os.environ if environ is None else environ
+    path = path or environ.get(f"{PREFIX}CONFIG")
+    tree: dict[str, Any] = {}
+    if path:
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Stop(f"cannot read the settings file {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Stop(f"the settings file {path} is not valid TOML: {error}") from error
+    known = {setting.variable: setting for setting in all_settings()}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable == f"{PREFIX}CONFIG":
+            continue
+        setting = known.get(variable)
+        if setting is None:
+            raise Stop(f"{variable} is not a setting; {_nearest(variable, known)}")
+        section = tree.setdefault(setting.section, {})
+        if isinstance(section, dict):
+            section[setting.name] = _from_text(setting, text)
+    return _convert(tree)
+
+
+def _convert(tree: dict[str, Any]) -> Settings:
+    sections: dict[str, Any] = {}
+    kinds = _sections()
+    for name, value in tree.items():
+        if name == "channels":
+            sections[name] = value
+            continue
+        if name not in kinds:
+            raise Stop(f"[{name}] is not a section of settings; {_nearest(name, kinds)}")
+        if not isinstance(value, dict):
+            raise Stop(f"{name} must be a section, [{name}]")
+        fields = {field.name for field in msgspec.structs.fields(kinds[name])}
+        for key, item in value.items():
+            if key not in fields:
+                raise Stop(f"{name}.{key} is not a setting; {_nearest(key, fields)}")
+            try:
+                msgspec.convert({key: item}, kinds[name], strict=False)
+            except msgspec.ValidationError as error:
+                shown = "" if f"{name}.{key}" in SECRETS else f" (it is {item!r})"
+                variable = f"{PREFIX}{name}_{key}".upper()
+                reason = str(error).split(" - at ")[0]
+                raise Stop(f"{name}.{key} ({variable}) is wrong: {reason}{shown}") from None
+        sections[name] = value
+    try:
+        return msgspec.convert(sections, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise Stop(f"settings: {error}") from None
+
+
+def _sections() -> dict[str, type[msgspec.Struct]]:
+    return {
+        name: kind
+        for name, kind in get_type_hints(Settings).items()
+        if isinstance(kind, type) and issubclass(kind, _Section)
+    }
+
+
+def _from_text(setting: Setting, text: str) -> Any:
+    if isinstance(setting.default, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _describe(hint: Any) -> tuple[str, str]:
+    limits: list[str] = []
+    described = ""
+    while get_origin(hint) is Annotated:
+        hint, *notes = get_args(hint)
+        for note in notes:
+            if isinstance(note, Meta):
+                described = note.description or described
+                limits += [f"{sign} {bound}" for sign, bound in _bounds(note)]
+    if get_origin(hint) is Literal:
+        name = " or ".join(f"`{choice}`" for choice in get_args(hint))
+    elif get_origin(hint) is tuple:
+        name = "list, comma-separated"
+    else:
+        name = {str: "text", int: "integer", float: "number", bool: "true or false"}[hint]
+    return ", ".join([name, *limits]), described
+
+
+def _bounds(note: Meta) -> Iterator[tuple[str, float]]:
+    for sign, bound in (("≥", note.ge), (">", note.gt), ("≤", note.le), ("<", note.lt)):
+        if bound is not None:
+            yield sign, bound
+
+
+def _nearest(name: str, known: Any) -> str:
+    import difflib  # noqa: PLC0415 - only on the way to a refusal
+
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {found[0]}?" if found else "see docs/settings.md for those that exist"

@@ -1,0 +1,1 @@
+"""For handler authors: an in-memory cluster in one line."""

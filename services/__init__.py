@@ -1,0 +1,1 @@
+"""What operators run: access, logic and dispatch, and the embedded cluster that joins all three."""

@@ -1,0 +1,1 @@
+"""The access service: holds the connections."""

@@ -1,0 +1,1 @@
+"""The dispatch service: applies outbound records and pushes hints."""

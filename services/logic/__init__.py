@@ -1,0 +1,1 @@
+"""The logic service: runs the handlers and serves the HTTP API."""
