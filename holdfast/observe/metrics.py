@@ -45,7 +45,6 @@ TABLE: Final = (
     Metric("access_put_aside", "counter", "times that a connection was put aside"),
     Metric("access_replies_dropped", "counter", "replies whose connection was gone or deadline past"),
     Metric("access_fanout_size", "histogram", "subscribers of one delivered message", (), _SIZES),
-    Metric("access_loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("access_update_changes", "histogram", "changes in one update of a shard", (), _SIZES),
     Metric("access_forgotten", "counter", "shards that forgot this node, and were written again"),
     Metric("access_ack_seconds", "histogram", "from a send's arrival to its ack", (), _SECONDS),
@@ -83,6 +82,7 @@ TABLE: Final = (
     Metric("log_call_failed", "counter", "calls to the log that failed", ("call",)),
     Metric("directory_changes", "counter", "changes of the membership seen"),
     Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
 )
 

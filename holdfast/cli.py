@@ -1,0 +1,86 @@
+"""The `holdfast` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from holdfast import __version__
+from holdfast.errors import Stop
+from holdfast.wiring import load_services
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SERVICES = {
+    "access": "hold connections: the WebSocket and TCP listeners",
+    "logic": "run handlers and serve the HTTP API",
+    "dispatch": "append to the logs and push to access nodes",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits the process."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        sys.exit(options.run(options))
+    except Stop as stop:
+        print(f"holdfast: {stop}", file=sys.stderr)  # noqa: T201
+        sys.exit(78)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="holdfast",
+        description="Long connections at scale, and messages that are never lost, doubled or reordered.",
+        epilog="Start with `holdfast dev`. Every setting is in docs/settings.md and in `holdfast settings`.",
+    )
+    parser.add_argument("--version", action="version", version=f"holdfast {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    dev = commands.add_parser("dev", help="the whole system in this process, with a demo page")
+    dev.add_argument("app", nargs="?", help="your handlers, as module:name (default: the demo's)")
+    dev.set_defaults(run=_dev)
+
+    for role, about in _SERVICES.items():
+        service = commands.add_parser(role, help=about, description=f"Run a service: {about}.")
+        service.add_argument(
+            "--config", metavar="FILE", help="a TOML file with settings (or HOLDFAST_CONFIG)"
+        )
+        service.set_defaults(run=_service, role=role)
+
+    settings = commands.add_parser("settings", help="list every setting with its default")
+    settings.set_defaults(run=_settings)
+    return parser
+
+
+def _dev(options: argparse.Namespace) -> int:
+    sys.path.insert(0, "")  # so that `module:name` finds a module in the current folder
+    return int(load_services("embedded.dev").run_dev(options.app) or 0)
+
+
+def _service(options: argparse.Namespace) -> int:
+    import os  # noqa: PLC0415
+
+    if options.config:
+        os.environ["HOLDFAST_CONFIG"] = options.config
+    sys.path.insert(0, "")
+    from holdfast.process import main as run  # noqa: PLC0415
+
+    run(options.role, load_services(f"{options.role}.service").build)
+    return 0
+
+
+def _settings(_: argparse.Namespace) -> int:
+    from holdfast.settings import all_settings  # noqa: PLC0415
+
+    for setting in all_settings():
+        default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        print(f"{setting.variable}={default}\n    {setting.description} ({setting.type})")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    main()
