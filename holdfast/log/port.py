@@ -237,12 +237,16 @@ class Kick(msgspec.Struct, frozen=True, gc=False):
 
 
 class BeatAnswer(msgspec.Struct, frozen=True):
-    """What a beat brings back. `number`: the last update the shard knows of this incarnation (0: none)."""
+    """What a beat brings back. `number`: the last update the shard knows of this incarnation (0: none).
+
+    `asks`: what operators asked of this node (`ask`); each returns with every beat to that shard.
+    """
 
     number: int
     watermark: Watermark
     generation: str
     kicks: Sequence[Kick] = ()
+    asks: Sequence[str] = ()
 
 
 class Log(Protocol):
@@ -312,6 +316,12 @@ class Log(Protocol):
 
     async def kick(self, shard: int, user: str, sessions: Sequence[str], code: str, reason: str) -> int:
         """Mark sessions to be ended by their nodes; return how many of them were there."""
+
+    async def ask(self, shard: int, incarnation: str, what: str) -> None:
+        """Ask something of a node (`drain`): its beats to this shard bring it back. Asked twice, it is one.
+
+        The API asks on shard 0. An ask lives as long as what the shard keeps of the incarnation.
+        """
 
     async def members(self, shard: int, group: str) -> Sequence[Membership]:
         """Return the members of a group, by its channel's name."""
