@@ -1,0 +1,76 @@
+# What people do with this tree. `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first Python that is new enough and works: a version manager's stub can be on PATH and still fail.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' > /dev/null 2>&1 \
+	&& echo $$python && break; done)
+
+# The environment is made again when its lock changes: the stamp carries the lock's checksum.
+LOCK := requirements/dev.lock
+STAMP := .venv/.stamp-$(firstword $(shell cksum < $(LOCK)))
+BIN := .venv/bin
+PY := $(BIN)/python
+SOURCES := $(wildcard holdfast services deploy loadtest tests docs)
+
+QUICK := not kafka and not redis and not consul and not cluster and not browser
+
+.PHONY: help run test check static format docs wheel lock cluster cluster-stop clean
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
+
+$(STAMP): $(LOCK)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (or: make PYTHON=/path)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	@touch $@
+
+run: $(STAMP) ## start the cluster in one process, with the demo page on http://127.0.0.1:8080/
+	@exec $(PY) -m holdfast.cli dev
+
+test: static ## everything, on real servers that are found or installed
+	$(PY) -m pytest
+
+check: static ## the quick inner loop: format, lint, types, import rules, tests on memory
+	$(PY) -m pytest -q -m "$(QUICK)"
+
+static: $(STAMP)
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/mypy --no-error-summary
+	PYTHONPATH=. $(BIN)/lint-imports --no-logo --quiet
+
+format: $(STAMP) ## write the sources in the one format
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(STAMP) ## write the pages that are generated
+	PYTHONPATH=. $(PY) docs/generate.py
+
+wheel: $(STAMP) ## build the distribution into dist/
+	$(PY) -m hatchling build -t wheel
+
+cluster: $(STAMP) ## start real servers and two of every service on this machine, until Ctrl-C
+	@exec $(PY) -m deploy.local.cluster start
+
+cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left running
+	@$(PY) -m deploy.local.cluster stop
+
+# The resolver lives in an environment of its own, for the moment: what it needs is not ours.
+UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate
+lock: ## write requirements/*.lock from pyproject.toml and dev.in
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(PYTHON) -m venv "$$work" && "$$work/bin/pip" install --quiet --disable-pip-version-check uv; \
+	cd requirements; \
+	"$$work/bin/"$(UV) -o run.lock ../pyproject.toml; \
+	"$$work/bin/"$(UV) -o dev.lock ../pyproject.toml dev.in
+
+clean: ## remove what can be made again
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
