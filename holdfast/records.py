@@ -261,3 +261,16 @@ def entry_members(entry: bytes) -> dict[str, Any]:
 def checksum(value: bytes) -> int:
     """Return CRC-32 of a record's value: tells whether a log still joins a watermark."""
     return binascii.crc32(value)
+
+
+def dead_headers(
+    reason: str, detail: str, topic: str, partition: int, offset: int
+) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers of a dead letter: why, and where its original was; key and value are the original's."""
+    return (
+        ("reason", reason.encode()),
+        ("detail", detail.encode()),
+        ("topic", topic.encode()),
+        ("partition", b"%d" % partition),
+        ("offset", b"%d" % offset),
+    )

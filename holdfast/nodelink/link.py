@@ -99,11 +99,10 @@ class Link:
         """Connect, and stay connected."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the link. What waits in its buffer is still sent where the node takes it."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         wire, self._wire = self._wire, None
         if wire is not None:

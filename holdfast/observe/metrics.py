@@ -69,6 +69,10 @@ TABLE: Final = (
     Metric("dispatch_breaks", "counter", "chains broken on purpose, by why", ("why",)),
     Metric("dispatch_claims", "counter", "tokens claimed, released and lost", ("event",)),
     Metric("dispatch_rewinds", "counter", "returns to an earlier offset because Redis lost writes"),
+    Metric("dispatch_state_waits", "counter", "waits of a partition for its state records to be durable"),
+    Metric("dispatch_unjoined", "counter", "times that a partition's log no longer joined its shard"),
+    Metric("dispatch_apply_retries", "counter", "applies repeated because their outcome was unknown"),
+    Metric("dispatch_queue_full", "counter", "times a partition was paused because its queue was full"),
     Metric("dispatch_dead_letters", "counter", "records put into the dead letters", ("reason",)),
     Metric(
         "dispatch_lag", "gauge", "records between the watermark and the end of the partition", ("partition",)

@@ -96,7 +96,7 @@ async def test_chain() -> None:
     link.push(1, "g", 11, [])
     await clock.settle()
     assert [push.follows for push in side.pushes[3:]] == [BREAK, 7]
-    await link.close()
+    link.close()
     await clock.settle()
     assert side.lost == ["d-1"]
 
@@ -114,7 +114,7 @@ async def test_reconnect_breaks_all_chains() -> None:
     link.push(0, "g", 7, [])
     await clock.settle()
     assert side.pushes[-1].follows == BREAK
-    await link.close()
+    link.close()
 
 
 async def test_dropped_buffer() -> None:
@@ -142,7 +142,7 @@ async def test_dropped_buffer() -> None:
     assert link.push(0, "g", 100, [entry])
     await clock.settle()
     assert (side.pushes[-1].follows, side.pushes[-1].upto) == (BREAK, 100)
-    await link.close()
+    link.close()
     assert value(metrics, "holdfast_dispatch_links") == 0
 
 
@@ -157,7 +157,7 @@ async def test_frame_above_the_bound() -> None:
     assert link.push(0, "g", 1, [MessageItem("room:a", "e", 1, b"x" * 1000)])
     await clock.settle()
     assert len(side.pushes) == 1
-    await link.close()
+    link.close()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_pause_keeps_order() -> None:
     side.incoming[0].resume()
     await clock.settle()
     assert [push.upto for push in side.pushes] == list(range(50))
-    await link.close()
+    link.close()
 
 
 async def test_renewed_incarnation() -> None:
@@ -240,7 +240,7 @@ async def test_renewed_incarnation() -> None:
     await clock.settle()
     assert side.pushes == []
     assert side.refused("incarnation") > 0
-    await link.close()
+    link.close()
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(0, 400))
@@ -290,7 +290,7 @@ async def test_over_tcp() -> None:
             link.push(0, "g", upto, [MessageItem("room:a", "e", upto, b"x" * 5000)])
         await until(lambda: len(side.pushes) == 100)
         assert side.server.links == 1
-        await link.close()
+        link.close()
         await until(lambda: bool(side.lost))
     assert [push.follows for push in side.pushes] == [BREAK, *range(99)]
     side.server.close()

@@ -1,0 +1,5 @@
+from holdfast.process import main
+
+from .service import build
+
+main("dispatch", build)

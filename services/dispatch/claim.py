@@ -1,0 +1,53 @@
+"""Waiting for a partition's token, and taking it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from holdfast.errors import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from holdfast.clock import Clock
+    from holdfast.log.port import Log, ShardState
+
+LOOKS: Final = 10
+"""Looks at the token within the time that it must not move."""
+
+
+async def claim(
+    log: Log,
+    clock: Clock,
+    shard: int,
+    owner: str,
+    *,
+    takeover: float,
+    random: Random,
+    stopping: Callable[[], bool],
+) -> tuple[ShardState, ShardState] | None:
+    """Wait until the token is free, or did not move for `takeover` s of own reads in a row, and take it.
+
+    Returns the states before and after; None when `stopping` says so. A failed read starts the observation
+    again: nobody is superseded because the store was away.
+    """
+    seen: tuple[str, int] | None = None
+    since = 0.0
+    while not stopping():
+        try:
+            state = await log.state(shard)
+            now = clock.monotonic()
+            if (state.owner, state.moved) != seen:
+                seen, since = (state.owner, state.moved), now
+            if state.owner in ("", owner) or now - since >= takeover:
+                taken = await log.claim(
+                    shard, owner, expected=state, generation=f"{random.getrandbits(48):012x}"
+                )
+                if taken.owner == owner:
+                    return state, taken
+                seen = None
+        except Retry:
+            seen = None
+        await clock.sleep(takeover / LOOKS)
+    return None

@@ -1,0 +1,91 @@
+"""The links to all access nodes, kept in step with the directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.nodelink.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from random import Random
+
+    from holdfast.nodelink.frames import Item
+    from holdfast.parts import Parts
+
+
+class Links:
+    """One link for each incarnation of an access node that the directory knows.
+
+    `positions` yields (partition, generation, offset) of what this process serves: a node that has just been
+    linked is told at once, finds every chain broken, and looks for what it missed meanwhile.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        dispatcher: str,
+        random: Random,
+        positions: Callable[[], Iterable[tuple[int, str, int]]],
+    ) -> None:
+        self._parts = parts
+        self._dispatcher = dispatcher
+        self._random = random
+        self._positions = positions
+        self._links: dict[str, Link] = {}
+
+    def __len__(self) -> int:
+        return sum(1 for link in self._links.values() if link.connected)
+
+    def follow(self) -> None:
+        """Open and close links as the directory says."""
+        nodes = {node.incarnation: node for node in self._parts.directory.nodes("access") if node.address}
+        for incarnation, link in tuple(self._links.items()):
+            node = nodes.get(incarnation)
+            if node is None or node.address != link.node.address:
+                del self._links[incarnation]
+                link.close()
+        for incarnation, node in nodes.items():
+            if incarnation not in self._links:
+                settings = self._parts.settings.nodelink
+                self._links[incarnation] = link = Link(
+                    self._parts.network,
+                    self._parts.clock,
+                    node,
+                    dispatcher=self._dispatcher,
+                    secret=settings.secret,
+                    buffer=settings.buffer,
+                    metrics=self._parts.metrics,
+                    random=self._random,
+                    on_connected=self._greet,
+                )
+                link.start()
+
+    def push(self, partition: int, generation: str, upto: int, by_node: dict[str, list[Item]]) -> None:
+        """Push each node's items. Nodes without a link are skipped: they will find a break."""
+        links = self._links
+        for incarnation, items in by_node.items():
+            link = links.get(incarnation)
+            if link is not None:
+                link.push(partition, generation, upto, items)
+
+    def announce(self, partition: int, generation: str, upto: int) -> None:
+        """Tell every node the position."""
+        for link in self._links.values():
+            link.push(partition, generation, upto, [])
+
+    def break_chains(self, partition: int, why: str) -> None:
+        """Make the partition's next frame to every node a break."""
+        self._parts.metrics.dispatch_breaks.labels(why).inc()
+        for link in self._links.values():
+            link.break_chain(partition)
+
+    def close(self) -> None:
+        """Close all links."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+
+    def _greet(self, link: Link) -> None:
+        for partition, generation, upto in self._positions():
+            link.push(partition, generation, upto, [])

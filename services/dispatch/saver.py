@@ -1,0 +1,130 @@
+"""What a partition must make durable before `saved` may advance: state records, user's groups, dead letters.
+
+It runs beside the partition, so pushes do not wait for it. Everything it writes may be written twice:
+state has versions, and a dead letter that comes twice is better than one that does not come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from holdfast.errors import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.bus.port import Producer, Topic
+    from holdfast.clock import Clock
+
+BOUND: Final = 5000
+"""Writes that may wait, at most: above it the partition applies nothing until they are durable."""
+
+AT_ONCE: Final = 500
+"""Writes given to the producer at once, about."""
+
+BACKOFF: Final = 0.1
+LONGEST_BACKOFF: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Write(NamedTuple):
+    """One record to be made durable."""
+
+    topic: Topic
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Saver:
+    """Makes writes durable in order, again and again until they are. `saved` is the offset reached."""
+
+    def __init__(self, producer: Producer, clock: Clock, saved: int) -> None:
+        self.saved = saved
+        self._producer = producer
+        self._clock = clock
+        self._waiting: deque[tuple[int, Sequence[Write]]] = deque()
+        self._size = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the bound is reached."""
+        return self._size >= BOUND
+
+    def add(self, offset: int, writes: Sequence[Write]) -> None:
+        """Everything up to `offset` is saved once these writes, and all before them, are durable."""
+        if writes:
+            self._waiting.append((offset, writes))
+            self._size += len(writes)
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._run())
+        elif self._task is None:
+            self.saved = max(self.saved, offset)
+        elif self._waiting:
+            # Nothing of its own to write: it is saved with what came before it.
+            last, before = self._waiting[-1]
+            self._waiting[-1] = (max(last, offset), before)
+
+    async def flush(self) -> None:
+        """Wait until nothing is on its way."""
+        while self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def close(self) -> None:
+        """Give up what is on its way: whoever comes next starts from `saved` and writes it again."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                group: list[Write] = []
+                entries = 0
+                for _, writes in self._waiting:
+                    if entries and len(group) + len(writes) > AT_ONCE:
+                        break
+                    group += writes
+                    entries += 1
+                await self._write(group)
+                for _ in range(entries):
+                    # Read again: an entry may have grown in offset meanwhile, though never in writes.
+                    offset, writes = self._waiting.popleft()
+                    self._size -= len(writes)
+                    self.saved = max(self.saved, offset)
+        finally:
+            self._task = None
+
+    async def _write(self, writes: Sequence[Write]) -> None:
+        delay = BACKOFF
+        while True:
+            failed = await self._try(writes)
+            if failed is None:
+                return
+            _log.warning("state records are not durable yet: %s", failed)
+            await self._clock.sleep(delay)
+            delay = min(delay * 2, LONGEST_BACKOFF)
+
+    async def _try(self, writes: Sequence[Write]) -> Retry | None:
+        futures: list[asyncio.Future[int]] = []
+        failed: Retry | None = None
+        for write in writes:
+            try:
+                futures.append(self._producer.produce(*write))
+            except Retry as full:
+                failed = full
+                break
+        for result in await asyncio.gather(*futures, return_exceptions=True):
+            if isinstance(result, Retry):
+                failed = failed or result
+            elif isinstance(result, BaseException):
+                # Refused for good (larger than the broker takes): to try again would hold up all the rest.
+                _log.error("a state record cannot be written: %s", result, exc_info=result)
+        return failed
