@@ -1,0 +1,127 @@
+"""A shard's knowledge of nodes: routes, sessions, updates, beats, kicks. Pure: part of `Shard`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.log.port import Kick
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.log.port import Change, NodeUpdate, SessionInfo
+
+
+class Nodes:
+    """Who holds which channel and which session. `held` is the reverse index, by incarnation."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+        self.beats: dict[str, int] = {}
+        self.routes: dict[str, dict[str, None]] = {}
+        self.held: dict[str, set[tuple[str, str]]] = {}
+        self._sessions: dict[str, dict[str, SessionInfo]] = {}
+        self._newest: dict[tuple[str, str], tuple[str, str]] = {}
+        self._kicks: dict[str, dict[str, Kick]] = {}
+        self.asks: dict[str, dict[str, None]] = {}
+
+    def route(self, channel: str) -> tuple[str, ...]:
+        """Return the incarnations in a channel's route, oldest first."""
+        return tuple(self.routes.get(channel, ()))
+
+    def update(self, update: NodeUpdate) -> int:
+        """See `Log.update`."""
+        node, number = update.incarnation, self.numbers.get(update.incarnation, 0)
+        if update.number <= number:
+            return number
+        if update.whole:
+            keep = {_held(change) for change in update.changes}
+            for user, name in sorted(self.held.get(node, set()) - keep):
+                self._drop(node, user, name)
+        elif update.number != number + 1:
+            return number
+        for change in update.changes:
+            self._change(node, change)
+        self.numbers[node] = update.number
+        return update.number
+
+    def beat(self, node: str) -> tuple[int, tuple[Kick, ...], tuple[str, ...]]:
+        """Count a beat; return the last update's number, the kicks ordered by session, and the asks."""
+        self.beats[node] = self.beats.get(node, 0) + 1
+        kicks = self._kicks.get(node, {})
+        return (
+            self.numbers.get(node, 0),
+            tuple(kicks[session] for session in sorted(kicks)),
+            tuple(self.asks.get(node, ())),
+        )
+
+    def sessions(self, user: str) -> tuple[SessionInfo, ...]:
+        """Return a user's sessions, ordered by id."""
+        of_user = self._sessions.get(user, {})
+        return tuple(of_user[session] for session in sorted(of_user))
+
+    def kick(self, user: str, sessions: Sequence[str], code: str, reason: str) -> int:
+        """See `Log.kick`."""
+        of_user = self._sessions.get(user, {})
+        there = [session for session in dict.fromkeys(sessions) if session in of_user]
+        for session in there:
+            self._add_kick(of_user[session].node, Kick(user, session, code, reason))
+        return len(there)
+
+    def ask(self, node: str, what: str) -> None:
+        """See `Log.ask`."""
+        self.asks.setdefault(node, {})[what] = None
+
+    def _change(self, node: str, change: Change) -> None:
+        key = _held(change)
+        if change.op in ("-r", "-s"):
+            if key in self.held.get(node, ()):
+                self._drop(node, *key)
+            return
+        self.held.setdefault(node, set()).add(key)
+        if change.op == "+r":
+            self.routes.setdefault(change.name, {})[node] = None
+        else:
+            assert change.info is not None
+            self._add_session(change.name, change.info)
+
+    def _add_session(self, user: str, info: SessionInfo) -> None:
+        self._sessions.setdefault(user, {})[info.session] = info
+        if info.client:
+            before = self._newest.get((user, info.client))
+            if before is not None and before[0] != info.session:
+                self._add_kick(before[1], Kick(user, before[0], "superseded"))
+            self._newest[user, info.client] = (info.session, info.node)
+
+    def _drop(self, node: str, user: str, name: str) -> None:
+        """Forget a route (`user` is "") or a session that this node holds."""
+        self.held[node].discard((user, name))
+        if not self.held[node]:
+            del self.held[node]
+        if not user:
+            route = self.routes[name]
+            route.pop(node, None)
+            if not route:
+                del self.routes[name]
+            return
+        info = self._sessions[user].pop(name)
+        if not self._sessions[user]:
+            del self._sessions[user]
+        if self._newest.get((user, info.client)) == (name, info.node):
+            del self._newest[user, info.client]
+        kicks = self._kicks.get(info.node, {})
+        kicks.pop(name, None)
+        if not kicks:
+            self._kicks.pop(info.node, None)
+
+    def _add_kick(self, node: str, kick: Kick) -> None:
+        self._kicks.setdefault(node, {})[kick.session] = kick
+
+
+def _held(change: Change) -> tuple[str, str]:
+    if change.op in ("+r", "-r"):
+        return "", change.name
+    if change.op == "+s":
+        assert change.info is not None
+        return change.name, change.info.session
+    return change.name, change.session
