@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from holdfast.records import MAX_N
 
-FrameId = int | str
+MAX_ID: Final = 2**53
+FrameId = Annotated[int, Meta(ge=-MAX_ID, le=MAX_ID)] | Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(max_length=200)]
 Number = Annotated[int, Meta(ge=0, le=MAX_N)]

@@ -1,0 +1,83 @@
+"""PROXY protocol v2 without I/O: the header that a balancer puts before a connection's own bytes."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+from holdfast.errors import Reject
+
+SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+MAX_HEADER: Final = 4096
+"""Bytes of a header, TLVs included, at most: 64 KiB would be allowed, balancers send a few hundred."""
+
+_FIXED: Final = 16
+_SIZES: Final = {0x1: (4, 12), 0x2: (16, 36), 0x3: (108, 216)}
+"""Address family -> (bytes of one address, of the whole address block): IPv4, IPv6, Unix."""
+
+Address = tuple[str, int]
+
+
+class ProxyHeader:
+    """Reads one header. `source` and `destination` are known once `done`.
+
+    They stay None where the balancer speaks for itself (LOCAL, as in health checks) or has no IP address to
+    tell: then the connection's own addresses hold.
+    """
+
+    __slots__ = ("_buffer", "destination", "done", "source")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self.done = False
+        self.source: Address | None = None
+        self.destination: Address | None = None
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Take bytes; return what follows the header once it is complete, None before that.
+
+        Raises Reject(`bad_frame`) as soon as it is no such header; the connection is to be closed.
+        """
+        data = self._buffer + data
+        if data[: len(SIGNATURE)] != SIGNATURE[: len(data)]:
+            raise Reject("bad_frame", "no PROXY protocol v2 signature")
+        if len(data) < _FIXED:
+            self._buffer = data
+            return None
+        command, family, transport = data[12], data[13] >> 4, data[13] & 15
+        if command not in (0x20, 0x21):
+            raise Reject("bad_frame", "the PROXY header's version or command is unknown")
+        if family > 3 or transport > 2:
+            raise Reject("bad_frame", "the PROXY header's family or transport is unknown")
+        length = data[14] << 8 | data[15]
+        end = _FIXED + length
+        if end > MAX_HEADER:
+            raise Reject("bad_frame", f"the PROXY header is longer than {MAX_HEADER} bytes")
+        one, both = _SIZES.get(family, (0, 0))
+        known = command == 0x21 and family != 0 and transport != 0
+        if known and length < both:
+            raise Reject("bad_frame", "the PROXY header is too short for its addresses")
+        if len(data) < end:
+            self._buffer = data
+            return None
+        if known and family != 3:
+            ports = _FIXED + 2 * one
+            self.source = _address(data[_FIXED : _FIXED + one], data[ports : ports + 2])
+            self.destination = _address(data[_FIXED + one : ports], data[ports + 2 : ports + 4])
+        self._buffer = b""
+        self.done = True
+        return data[end:]
+
+
+def _address(host: bytes, port: bytes) -> Address:
+    return str(ipaddress.ip_address(host)), int.from_bytes(port, "big")
+
+
+def header(source: Address, destination: Address) -> bytes:
+    """Return the header of a proxied TCP connection, as a balancer or a test writes it."""
+    hosts = ipaddress.ip_address(source[0]), ipaddress.ip_address(destination[0])
+    family = 0x11 if hosts[0].version == 4 else 0x21
+    body = b"".join(
+        (hosts[0].packed, hosts[1].packed, source[1].to_bytes(2, "big"), destination[1].to_bytes(2, "big"))
+    )
+    return SIGNATURE + bytes((0x21, family)) + len(body).to_bytes(2, "big") + body
