@@ -34,7 +34,9 @@ def build(name: str) -> Path:
         except FileNotFoundError as error:
             raise MissingTool("a C compiler is needed: install gcc") from error
         except subprocess.CalledProcessError as error:
-            raise MissingTool(f"{name}.c does not build (liburing-dev installed?):\n{error.stderr}") from error
+            raise MissingTool(
+                f"{name}.c does not build (liburing-dev installed?):\n{error.stderr}"
+            ) from error
         out.replace(program)
     return program
 
