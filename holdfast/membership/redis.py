@@ -1,0 +1,208 @@
+"""Membership in Redis: one hash of nodes, each with a count of beats that its process moves.
+
+A node is there while observers see its count move: no clock of one machine is compared with another's, and
+an outage of Redis, in which nobody reads anything, makes nobody disappear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from holdfast.clock import within
+from holdfast.errors import Retry
+from holdfast.membership.port import Node  # noqa: TC001 - msgspec reads the annotation
+from holdfast.membership.watchers import Known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.clock import Clock
+    from holdfast.membership.port import Role
+    from holdfast.observe.metrics import Metrics
+    from holdfast.settings import Membership
+    from holdfast.settings import Redis as RedisSettings
+
+BEATS: Final = 5
+"""Beats, and looks at the others, within a ttl."""
+
+FORGET: Final = 20
+"""Times the ttl after which the entry of a node that died is removed by whoever still reads it."""
+
+
+class _Entry(msgspec.Struct, array_like=True):
+    beat: int
+    node: Node
+
+
+class _Seen:
+    """One entry as this observer saw it move; `still` is in seconds of successful reads."""
+
+    __slots__ = ("beat", "missing", "node", "still")
+
+    def __init__(self, entry: _Entry) -> None:
+        self.node = entry.node
+        self.beat = entry.beat
+        self.still = 0.0
+        self.missing = False
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Entry).decode
+_log = logging.getLogger(__name__)
+
+
+class RedisDirectory:
+    """See `holdfast.membership.port.Directory`."""
+
+    def __init__(self, redis: RedisSettings, membership: Membership, metrics: Metrics, clock: Clock) -> None:
+        self._redis_settings = redis
+        self._key = f"{redis.prefix}:nodes"
+        self._ttl = membership.ttl
+        self._clock = clock
+        self._known = Known(metrics)
+        self._redis: Any = None
+        self._node: Node | None = None
+        self._beat = 0
+        self._seen: dict[str, _Seen] = {}
+        self._read_at: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """See `Directory`."""
+        if self._redis is None:
+            settings = self._redis_settings
+            self._redis = Redis.from_url(
+                settings.url,
+                socket_timeout=settings.timeout,
+                socket_connect_timeout=settings.timeout,
+                protocol=3,
+            )
+        await self._look()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """See `Directory`."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._redis is not None:
+            await self.leave()
+            await self._redis.aclose()
+            self._redis = None
+
+    async def join(self, node: Node) -> None:
+        """See `Directory`. While Redis is away this node is registered later."""
+        if self._node is not None and self._node.incarnation != node.incarnation:
+            await self.leave()
+        self._node = node
+        try:
+            await self._look()
+        except Retry as error:
+            _log.warning("not registered yet: %s", error)
+
+    async def leave(self) -> None:
+        """See `Directory`. While Redis is away others see it after the ttl."""
+        node, self._node = self._node, None
+        if node is None or self._redis is None:
+            return
+        with contextlib.suppress(Retry):
+            await self._call(self._redis.hdel(self._key, node.incarnation))
+            await self._look()
+
+    def nodes(self, role: Role) -> Sequence[Node]:
+        """See `Directory`."""
+        return self._known.of_role(role)
+
+    def watch(self, call: Callable[[], object]) -> Callable[[], None]:
+        """See `Directory`."""
+        return self._known.watchers.add(call)
+
+    async def healthy(self) -> bool:
+        """See `Directory`."""
+        if self._redis is None:
+            return False
+        try:
+            await within(self._clock, 1.0, self._redis.ping())
+        except (RedisError, OSError, TimeoutError):
+            return False
+        return True
+
+    async def _run(self) -> None:
+        while True:
+            await self._clock.sleep(self._ttl / BEATS)
+            try:
+                await self._look()
+            except Retry as error:
+                _log.warning("membership is not read: %s", error)
+
+    async def _look(self) -> None:
+        """Beat, and read everybody, in one round trip. Raises Retry."""
+        pipeline = self._redis.pipeline(transaction=False)
+        if self._node is not None:
+            self._beat += 1
+            pipeline.hset(self._key, self._node.incarnation, _encode(_Entry(self._beat, self._node)))
+        pipeline.hgetall(self._key)
+        own = self._node
+        try:
+            answers = await self._call(pipeline.execute())
+        except Retry:
+            # What passes until the next successful read is nobody's silence.
+            self._read_at = None
+            raise
+        await self._observe(answers[-1], own)
+
+    async def _observe(self, entries: dict[bytes, bytes], own: Node | None) -> None:
+        now = self._clock.monotonic()
+        passed = 0.0 if self._read_at is None else now - self._read_at
+        self._read_at = now
+        found: dict[str, _Entry] = {}
+        for raw, value in entries.items():
+            try:
+                found[raw.decode()] = _decode(value)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                _log.warning("an entry of the membership cannot be read: %r", raw[:80])
+        # A node that leaves takes its own entry away. When all but our own are gone, Redis has forgotten:
+        # whoever is alive writes itself again within a beat, so they are given a ttl.
+        others = {name for name in self._seen if own is None or name != own.incarnation}
+        forgot = bool(others) and len(others) > 1 and not others & found.keys()
+        for name, entry in found.items():
+            seen = self._seen.get(name)
+            if seen is None:
+                self._seen[name] = _Seen(entry)
+            elif seen.missing or entry.beat != seen.beat:
+                seen.node, seen.beat, seen.still, seen.missing = entry.node, entry.beat, 0.0, False
+            else:
+                seen.still += passed
+        for name in self._seen.keys() - found.keys():
+            seen = self._seen[name]
+            if forgot and not seen.missing:
+                seen.missing, seen.still = True, 0.0
+            elif seen.missing and seen.still + passed < self._ttl:
+                seen.still += passed
+            else:
+                del self._seen[name]
+        self._known.set(
+            {
+                name: seen.node
+                for name, seen in self._seen.items()
+                if seen.still < self._ttl or (own is not None and name == own.incarnation)
+            }
+        )
+        dead = [name for name, seen in self._seen.items() if seen.still >= FORGET * self._ttl]
+        if dead:
+            await self._call(self._redis.hdel(self._key, *dead))
+
+    async def _call(self, call: Any) -> Any:
+        try:
+            return await call
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Retry(f"Redis: {error}") from error
