@@ -5,7 +5,7 @@ Adapters: `holdfast.bus.memory`, `holdfast.bus.kafka`. Contract: `tests/contract
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import msgspec
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 Topic = Literal["inbound", "outbound", "state", "dead"]
 """Logical topics; an adapter maps them to names (`holdfast.inbound`, …)."""
+
+TOPICS: Final[tuple[Topic, ...]] = ("inbound", "outbound", "state", "dead")
+
+MAX_RECORD: Final = 900_000
+"""Bytes of a record (key, value and headers) at most: what a broker takes by default, less its framing."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -46,7 +51,9 @@ class Producer(Protocol):
         """Put one record on its way; the future gives its offset once it is durable.
 
         The future fails with Retry when the outcome is unknown at the producer's deadline. Raises Retry at
-        once, writing nothing, when the producer's buffer is full (its bound, in records and bytes).
+        once, writing nothing, when the producer's buffer is full (its bound, in records and bytes), and
+        Reject(`too_large`) for a record above `MAX_RECORD`. A future that nobody looks at fails in silence:
+        the failure is counted.
         """
 
     async def close(self) -> None:
@@ -59,7 +66,8 @@ class Consumer(Protocol):
     async def fetch(self, max_records: int, timeout: float) -> Mapping[int, Sequence[Record]]:
         """Return records by partition, at most `max_records` of each, waiting `timeout` s for the first.
 
-        Raises Retry while the bus is away, OffsetLost when a position is not in the log.
+        Raises OffsetLost when a position is not in the log (again and again, until a `seek`). While the bus
+        is away it raises Retry or returns nothing.
         """
 
     def assigned(self) -> Sequence[int]:
@@ -81,7 +89,7 @@ class Consumer(Protocol):
         """Store, for the group id, the offset to go on from. Raises Retry."""
 
     async def close(self) -> None:
-        """Leave the group and release everything."""
+        """Leave the group and release everything. `on_revoked` is not called: commit before."""
 
 
 class OffsetLost(Exception):  # noqa: N818

@@ -1,0 +1,130 @@
+"""The bus on Kafka: see `kafka_producer` and `kafka_consumer` for what they promise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from holdfast.bus import kafka_topics
+from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
+from holdfast.bus.kafka_producer import KafkaProducer
+from holdfast.errors import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    from holdfast.bus.port import Topic
+    from holdfast.clock import Clock
+    from holdfast.observe.metrics import Metrics
+    from holdfast.settings import Kafka
+
+_HEALTH_SECONDS: Final = 0.9
+_JOIN_SECONDS: Final = 60.0  # the other members may finish what they have first
+_AWAY: Final = (KafkaError, OSError, TimeoutError)
+
+# It logs every failed attempt of an outage as an error; what matters of them comes from us, as Retry.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
+class KafkaBus:
+    """See `holdfast.bus.port.Bus`."""
+
+    def __init__(self, settings: Kafka, metrics: Metrics, clock: Clock) -> None:
+        self.partitions = settings.partitions
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._names = kafka_topics.names(settings)
+        self._seconds = max(settings.deadline, 1.0)
+        self._admin: AIOKafkaAdminClient | None = None
+        self._probe: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """See `holdfast.bus.port.Bus`."""
+        try:
+            self._admin = await kafka_topics.connect(self._settings.servers, self._seconds)
+            await kafka_topics.prepare(self._admin, self._settings, self._clock)
+            self._probe = await self._started(make(self._settings, ""), self._seconds)
+        except _AWAY as error:
+            raise Retry(f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}") from error
+
+    async def close(self) -> None:
+        """See `holdfast.bus.port.Bus`."""
+        if self._probe is not None:
+            await stop(self._probe)
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def producer(self, *, deadline: float) -> KafkaProducer:
+        """See `holdfast.bus.port.Bus`."""
+        return KafkaProducer(self._settings, deadline, self._metrics, self._clock, self._names)
+
+    async def join_group(
+        self,
+        topic: Topic,
+        group: str,
+        *,
+        on_assigned: Callable[[Sequence[int]], Awaitable[None]],
+        on_revoked: Callable[[Sequence[int]], Awaitable[None]],
+    ) -> KafkaConsumer:
+        """See `holdfast.bus.port.Bus`."""
+        beneath = make(self._settings, group)
+        moves = Moves(on_assigned, on_revoked)
+        moves.consumer = self._consumer(beneath, topic, group)
+        beneath.subscribe([self._names[topic]], listener=moves)
+        await self._begin(beneath, _JOIN_SECONDS)
+        return moves.consumer
+
+    async def reader(self, topic: Topic, group: str = "") -> KafkaConsumer:
+        """See `holdfast.bus.port.Bus`."""
+        beneath = make(self._settings, group)
+        await self._begin(beneath, self._seconds)
+        return self._consumer(beneath, topic, group)
+
+    async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
+        """See `holdfast.bus.port.Bus`."""
+        if self._probe is None:
+            raise Retry("the bus is not started")
+        tps = [TopicPartition(self._names[topic], partition) for partition in range(self.partitions)]
+        try:
+            async with asyncio.timeout(self._seconds):
+                first = await self._probe.beginning_offsets(tps)
+                end = await self._probe.end_offsets(tps)
+        except _AWAY as error:
+            raise Retry(f"Kafka did not tell how far its logs reach: {error!r}") from error
+        return {tp.partition: (first[tp], end[tp]) for tp in tps}
+
+    async def healthy(self) -> bool:
+        """See `holdfast.bus.port.Bus`."""
+        if self._admin is None:
+            return False
+        with contextlib.suppress(*_AWAY):
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                await self._admin.describe_cluster()
+                return True
+        return False
+
+    def _consumer(self, beneath: AIOKafkaConsumer, topic: Topic, group: str) -> KafkaConsumer:
+        return KafkaConsumer(beneath, self._names[topic], group, self._settings, lambda: self.ends(topic))
+
+    async def _begin(self, beneath: AIOKafkaConsumer, seconds: float) -> None:
+        try:
+            await self._started(beneath, seconds)
+        except _AWAY as error:
+            raise Retry(f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}") from error
+
+    async def _started(self, beneath: AIOKafkaConsumer, seconds: float) -> AIOKafkaConsumer:
+        try:
+            async with asyncio.timeout(seconds):
+                await beneath.start()
+        except BaseException:
+            await stop(beneath)
+            raise
+        return beneath

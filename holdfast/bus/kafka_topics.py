@@ -1,0 +1,128 @@
+"""Kafka's topics: created where missing, and refused where they break a promise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import for_code
+
+from holdfast.bus.port import TOPICS, Topic
+from holdfast.errors import Retry, Stop
+
+if TYPE_CHECKING:
+    from holdfast.clock import Clock
+    from holdfast.settings import Kafka
+
+_EXISTS: Final = 36
+_REPLICATION: Final = 38
+_LEADERS_SECONDS: Final = 20.0
+
+
+def names(settings: Kafka) -> dict[Topic, str]:
+    """Return the names that topics have in this Kafka."""
+    return {topic: f"{settings.prefix}.{topic}" for topic in TOPICS}
+
+
+async def prepare(admin: AIOKafkaAdminClient, settings: Kafka, clock: Clock) -> None:
+    """Create what is missing, wait until it can be used, and check it.
+
+    Raises Stop, naming what to change, or Retry while a partition has no leader.
+    """
+    wanted = names(settings)
+    there = await _describe(admin, list(wanted.values()))
+    missing = [topic for topic, name in wanted.items() if name not in there]
+    if missing:
+        if not settings.create_topics:
+            raise Stop(
+                f"topic {wanted[missing[0]]} does not exist, and kafka.create_topics is false: create it "
+                f"with {settings.partitions} partitions and message.timestamp.type=LogAppendTime"
+            )
+        await _create(admin, settings, missing)
+    until = clock.monotonic() + _LEADERS_SECONDS
+    while not all(_usable(there.get(name)) for name in wanted.values()):
+        if clock.monotonic() > until:
+            raise Retry("Kafka's topics have no leaders yet")
+        await clock.sleep(0.05)
+        there = await _describe(admin, list(wanted.values()))
+    for name in wanted.values():
+        count = len(there[name]["partitions"])
+        if count != settings.partitions:
+            raise Stop(
+                f"topic {name} has {count} partitions, kafka.partitions is {settings.partitions}: set it to "
+                f"{count}, or give kafka.prefix another value for new topics"
+            )
+    await _check_time_stamps(admin, wanted["outbound"])
+
+
+async def _create(admin: AIOKafkaAdminClient, settings: Kafka, missing: list[Topic]) -> None:
+    wanted = names(settings)
+    common = {
+        "message.timestamp.type": "LogAppendTime",
+        "min.insync.replicas": "2" if settings.replication >= 3 else "1",
+        "unclean.leader.election.enable": "false",
+    }
+    lasting = {"retention.ms": str(settings.retention_seconds * 1000)}
+    compacted = {"cleanup.policy": "compact"}
+    answer = await admin.create_topics(
+        [
+            NewTopic(
+                name=wanted[topic],
+                num_partitions=settings.partitions,
+                replication_factor=settings.replication,
+                topic_configs=common | (compacted if topic == "state" else lasting),
+            )
+            for topic in missing
+        ]
+    )
+    for name, code, *message in answer.topic_errors:
+        if code == _REPLICATION:
+            raise Stop(
+                f"Kafka cannot keep {settings.replication} replicas of topic {name}: set kafka.replication "
+                "to the number of brokers, or start more of them"
+            )
+        if code and code != _EXISTS:
+            error = for_code(code)
+            text = f"Kafka did not create topic {name}: {error.__name__} {' '.join(filter(None, message))}"
+            raise Retry(text) if error.retriable else Stop(text)
+
+
+async def _describe(admin: AIOKafkaAdminClient, wanted: list[str]) -> dict[str, dict[str, Any]]:
+    topics = await admin.describe_topics(wanted)
+    return {topic["topic"]: topic for topic in topics if topic["error_code"] != 3}  # 3: unknown
+
+
+def _usable(topic: dict[str, Any] | None) -> bool:
+    return (
+        topic is not None
+        and topic["error_code"] == 0
+        and all(part["leader"] >= 0 and part["error_code"] == 0 for part in topic["partitions"])
+    )
+
+
+async def _check_time_stamps(admin: AIOKafkaAdminClient, name: str) -> None:
+    asked = ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": ""})
+    for answer in await admin.describe_configs([asked]):
+        for code, _message, _type, _name, entries in answer.resources:
+            found = {entry[0]: entry[1] for entry in entries}.get("message.timestamp.type")
+            if code:
+                raise Retry(f"Kafka did not tell how topic {name} is configured: {for_code(code).__name__}")
+            if found != "LogAppendTime":
+                raise Stop(
+                    f"topic {name} has message.timestamp.type={found}: set it to LogAppendTime, or a replay "
+                    "would number messages differently"
+                )
+
+
+async def connect(servers: str, seconds: float) -> AIOKafkaAdminClient:
+    """Return a started admin client. Raises what aiokafka and the network raise."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=int(seconds * 1000))
+    try:
+        async with asyncio.timeout(seconds):
+            await admin.start()
+    except BaseException:
+        await admin.close()
+        raise
+    return admin
