@@ -138,9 +138,13 @@ class Context:
     def reply(self, data: Any = None) -> None:
         """Answer the connection that sent this, as returning a value from a request's handler does.
 
-        For a message, it is a `reply` with the `send`'s id. The last one counts.
+        For a message, it is a `reply` with the `send`'s id. The last one counts. Raises Reject (`too_many`)
+        beyond MAX_OUTPUT_BYTES.
         """
-        self.answer = _encode(data)
+        answer = _encode(data)
+        if len(answer) > MAX_OUTPUT_BYTES:
+            raise Reject("too_many", f"a reply may have {MAX_OUTPUT_BYTES} bytes at most")
+        self.answer = answer
 
     def join(self, group: str, user: str) -> None:
         """Make `user` a member of a group (its id, or `group:ID`) when the handler returns."""

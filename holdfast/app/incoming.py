@@ -98,7 +98,7 @@ class Message(_Incoming[T]):
 
 
 class Request(_Incoming[T]):
-    """A client's `request`: what the handler returns is the `reply`. Nobody waits after `deadline` (Unix ms)."""
+    """A `request`: what its handler returns is the `reply`. Nobody waits after `deadline` (Unix ms)."""
 
     __slots__ = ("deadline",)
 

@@ -1,0 +1,126 @@
+"""What is in hand of one partition: records in order, senders with something to wait for, the commit."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from holdfast.app.app import Handler
+    from holdfast.bus.port import Record
+    from holdfast.records import Inbound, SessionEvent
+
+RECENT: Final = 10_000
+"""Session events of one partition that are remembered, at most; the oldest is forgotten."""
+
+
+class Item:
+    """One inbound record until it is committed.
+
+    `outputs` is None until the record was handled, then the futures of what it caused. `handlers` run one
+    after the other; without any it is passed on, once `verdict` (None: not known yet) is there: the code it
+    is refused with, or "".
+    """
+
+    __slots__ = ("attempt", "handlers", "outputs", "record", "verdict", "what")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.what: Inbound | None = None
+        self.handlers: Sequence[Handler] = ()
+        self.verdict: str | None = ""
+        self.attempt = 0
+        self.outputs: Sequence[asyncio.Future[int]] | None = None
+
+
+class Lane:
+    """A sender's records that wait, in order. `busy`: its first one is being handled, or will be again."""
+
+    __slots__ = ("busy", "part", "queue", "user")
+
+    def __init__(self, part: Partition, user: str) -> None:
+        self.part = part
+        self.user = user
+        self.queue: deque[Item] = deque()
+        self.busy = False
+
+
+class Partition:
+    """One partition for as long as it is this worker's, or until its outputs failed.
+
+    `live` is the fence: once it is False nothing of this partition is released any more (invariant 8). The
+    same partition assigned again, or handled again after a failure, is a new object.
+    """
+
+    __slots__ = (
+        "closing",
+        "committed",
+        "items",
+        "lanes",
+        "live",
+        "number",
+        "paused",
+        "position",
+        "recent",
+        "running",
+    )
+
+    def __init__(self, number: int, position: int | None = None, committed: int | None = None) -> None:
+        self.number = number
+        self.position = position
+        self.committed = committed
+        self.items: deque[Item] = deque()
+        self.lanes: dict[str, Lane] = {}
+        self.recent: OrderedDict[str, int] = OrderedDict()
+        self.live = True
+        self.closing = False
+        self.paused = False
+        self.running = 0
+
+    def settle(self) -> bool:
+        """Move the position past what is finished and durable; tell whether it moved.
+
+        A failed output stops it here, for good: see `Outbox.failed`.
+        """
+        items = self.items
+        moved = False
+        while items:
+            item = items[0]
+            if item.outputs is None:
+                break
+            if not all(output.done() and output.exception() is None for output in item.outputs):
+                break
+            items.popleft()
+            self.position = item.record.offset + 1
+            moved = True
+        return moved
+
+    def busy(self) -> bool:
+        """Tell whether a handler runs or something it put out is not durable yet."""
+        return self.running > 0 or any(
+            output for item in self.items for output in item.outputs or () if not output.done()
+        )
+
+    def again(self) -> Partition:
+        """Fence this one off; return its successor, which begins at what is not durable yet."""
+        self.live = False
+        successor = Partition(self.number, self.position, self.committed)
+        successor.recent = self.recent
+        successor.paused = self.paused
+        return successor
+
+    def is_late(self, event: SessionEvent, offset: int) -> bool:
+        """Tell whether an event was there before, or is a `connect` after its session's `disconnect`.
+
+        What is remembered goes by offsets, so that a record handled again is not taken for a repetition.
+        """
+        recent = self.recent
+        ended = recent.get(f"{event.session}/disconnect", offset)
+        if recent.setdefault(event.id, offset) < offset or ended < offset:
+            return True
+        if len(recent) > RECENT:
+            recent.popitem(last=False)
+        return False

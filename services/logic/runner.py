@@ -1,0 +1,362 @@
+"""Runs the handlers: a sender's records in order, different senders at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from holdfast.errors import Drop, Reject, Retry
+from holdfast.records import Request, Send, SessionEvent, dead_headers, decode_inbound
+
+from . import emit
+from .gate import REASONS
+from .invoke import TimeUp, limited, prepare
+from .outbox import Withheld
+from .partition import Item, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Sequence
+
+    from holdfast.app import App, Reader
+    from holdfast.bus.port import Record
+    from holdfast.clock import Clock
+    from holdfast.observe.metrics import Metrics
+    from holdfast.records import Inbound, Outbound
+    from holdfast.settings import Settings
+
+    from .gate import Gate
+    from .outbox import Outbox
+    from .partition import Partition
+
+_log = logging.getLogger(__name__)
+
+LONGEST_DELAY: Final = 30.0
+"""Seconds between two runs, at most."""
+
+_TURN: Final = 64
+"""Records one task handles before it lets the rest of the process have a turn."""
+
+_ERROR: Final = 500
+"""Characters of an exception's text in a dead letter, at most."""
+
+
+class Runner:
+    """Takes fetched records, runs what handles them, and puts out what they cause.
+
+    A sender with nothing to wait for costs no task: its message without a handler is passed on as it is
+    taken. Otherwise the sender has a lane, and at most `logic.concurrency` tasks work through the lanes that
+    are ready. A lane that waits for its next attempt occupies none of them.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        outbox: Outbox,
+        gate: Gate,
+        reader: Reader,
+        *,
+        clock: Clock,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self._app = app
+        self._outbox = outbox
+        self._gate = gate
+        self._reader = reader
+        self._clock = clock
+        self._logic = settings.logic
+        self._refusal_ms = int(settings.access.request_deadline * 1000)
+        self._metrics = metrics
+        self._ready: deque[Lane] = deque()
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handled: dict[tuple[str, str], Any] = {}
+        self._by_handler = metrics.logic_published.labels("handler")
+        self._by_pass = metrics.logic_published.labels("pass")
+
+    def take(self, part: Partition, records: Iterable[Record]) -> None:
+        """Begin to handle fetched records of a partition.
+
+        Raises Withheld after an output failed; what is in hand is to be handled again then.
+        """
+        lookups: dict[int, list[tuple[Lane, Item]]] = {}
+        for record in records:
+            item = Item(record)
+            part.items.append(item)
+            try:
+                item.what = what = decode_inbound(record.value or b"")
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                self._bury(item, "undecodable", error)
+                self._count("poison", "dead")
+                continue
+            self._classify(part, item, what)
+            if item.outputs is not None:
+                continue
+            lane = part.lanes.get(what.user)
+            if lane is None:
+                if not item.handlers and item.verdict is not None:
+                    self._pass(item, what)
+                    continue
+                lane = part.lanes[what.user] = Lane(part, what.user)
+            lane.queue.append(item)
+            if item.verdict is None and isinstance(what, Send):
+                lookups.setdefault(self._gate.shard(what.to), []).append((lane, item))
+            if not lane.busy:
+                self._advance(lane)
+        for shard, waiting in lookups.items():
+            self._spawn(self._look_up(part, shard, waiting))
+
+    async def stop(self) -> None:
+        """End every run that is still on."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # deciding
+
+    def _classify(self, part: Partition, item: Item, what: Inbound) -> None:
+        app = self._app
+        if isinstance(what, Send):
+            handler = app.sends.get(what.type)
+            if handler is not None:
+                item.handlers = (handler,)
+            else:
+                item.verdict = self._gate.verdict(what.user, what.to, granted=what.granted)
+        elif isinstance(what, Request):
+            handler = app.requests.get(what.type)
+            if handler is not None:
+                item.handlers = (handler,)
+            else:
+                item.verdict = "no_handler"
+        else:
+            handlers = app.connects if what.kind == "connect" else app.disconnects
+            if part.is_late(what, item.record.offset):
+                item.outputs = ()
+                self._count(what.kind, "ignored")
+            elif not handlers:
+                item.outputs = ()
+            else:
+                item.handlers = handlers
+
+    async def _look_up(self, part: Partition, shard: int, waiting: list[tuple[Lane, Item]]) -> None:
+        """Learn who is a member; as long as the store is away those who must be members wait."""
+        sends = [item.what for _, item in waiting]
+        pairs = [(send.to, send.user) for send in sends if isinstance(send, Send)]
+        attempt = 0
+        while part.live and not part.closing:
+            try:
+                answers = await self._gate.members(shard, pairs)
+            except Retry as error:
+                attempt += 1
+                await self._clock.sleep(self._backoff(attempt, error.after))
+                continue
+            for (_, item), member in zip(waiting, answers, strict=True):
+                item.verdict = "" if member else "forbidden"
+            for lane, _ in waiting:
+                if lane.queue and not lane.busy and part.live:
+                    try:
+                        self._advance(lane)
+                    except Withheld:
+                        return
+            return
+
+    def _pass(self, item: Item, what: Inbound) -> None:
+        """Put out what needs no handler: the message as it is, or its refusal."""
+        kind = "send" if isinstance(what, Send) else "request"
+        if isinstance(what, Send) and not item.verdict:
+            try:
+                item.outputs = (self._outbox.put(emit.passed(what)),)
+            except Reject as reject:
+                item.verdict = reject.code
+            else:
+                self._by_pass.inc()
+                self._count(kind, "passed")
+                return
+        assert not isinstance(what, SessionEvent)
+        code = item.verdict or "forbidden"
+        item.outputs = (self._refuse(what, code, REASONS.get(code, code)),)
+        self._count(kind, "refused")
+
+    def _refuse(self, what: Send | Request, code: str, message: str) -> asyncio.Future[int]:
+        deadline = self._clock.now_ms() + self._refusal_ms
+        return self._outbox.put(emit.refusal(what, code, message, deadline))
+
+    # lanes
+
+    def _advance(self, lane: Lane) -> None:
+        """Go on with a lane: pass on what needs no handler, get in line with what does."""
+        queue = lane.queue
+        while queue:
+            item = queue[0]
+            if lane.part.closing or item.verdict is None:
+                return
+            if item.handlers or item.what is None:
+                lane.busy = True
+                self._line_up(lane)
+                return
+            self._pass(item, item.what)
+            queue.popleft()
+        lane.part.lanes.pop(lane.user, None)
+
+    def _line_up(self, lane: Lane) -> None:
+        if not lane.part.live:
+            return
+        self._ready.append(lane)
+        if self._running < self._logic.concurrency:
+            self._running += 1
+            self._spawn(self._work())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work(self) -> None:
+        """Handle lanes that are ready until there are none."""
+        turns = 0
+        try:
+            while self._ready:
+                lane = self._ready.popleft()
+                part = lane.part
+                if not part.live or part.closing:
+                    continue
+                part.running += 1
+                try:
+                    delay = await self._run(part, lane.queue[0])
+                    if not lane.part.live:
+                        continue
+                    if delay is None:
+                        lane.queue.popleft()
+                        lane.busy = False
+                        self._advance(lane)
+                    else:
+                        self._clock.call_later(delay, functools.partial(self._line_up, lane))
+                except Withheld:
+                    continue
+                finally:
+                    part.running -= 1
+                turns += 1
+                if turns % _TURN == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._running -= 1
+
+    # running
+
+    async def _run(self, part: Partition, item: Item) -> float | None:
+        """Handle one record once. Return None when it is done, else the seconds until the next attempt."""
+        what = item.what
+        assert what is not None
+        kind = _kind(what)
+        if isinstance(what, Request) and self._clock.now_ms() >= what.deadline:
+            item.outputs = ()
+            self._count(kind, "late")
+            return None
+        item.attempt += 1
+        ctx, incoming = prepare(what, item.handlers[0].decode, self._gate.kinds, self._reader)
+        started = self._clock.monotonic()
+        outputs: Sequence[Outbound]
+        outcome = "handled"
+        try:
+            if item.handlers[0].typed:
+                _ = incoming.data
+            result = await limited(self._clock, self._logic.time_limit, item.handlers, ctx, incoming)
+            outputs = emit.caused(what, ctx, result, self._clock.now_ms() + self._refusal_ms)
+        except Reject as reject:
+            outcome, outputs = "refused", ()
+            if isinstance(what, Send | Request):
+                outputs = (
+                    emit.refusal(what, reject.code, str(reject), self._clock.now_ms() + self._refusal_ms),
+                )
+            else:
+                _log.info("a handler refused %s of session %s: %s", kind, what.session, reject)
+        except Drop:
+            outcome, outputs = "dropped", ()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return self._failed(part, item, what, error)
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything; it becomes a retry or a dead letter
+            return self._failed(part, item, what, error)
+        finally:
+            self._metrics.logic_handler_seconds.observe(self._clock.monotonic() - started)
+        if not part.live:
+            return None
+        try:
+            item.outputs = [self._outbox.put(output) for output in outputs]
+        except Reject as reject:
+            item.attempt = self._logic.retries + 1
+            return self._failed(part, item, what, reject)
+        self._by_handler.inc(len(outputs))
+        self._count(kind, outcome)
+        return None
+
+    # failing
+
+    def _backoff(self, attempt: int, after: float | None = None) -> float:
+        delay = min(self._logic.backoff * 2.0 ** min(attempt - 1, 20), LONGEST_DELAY)
+        return max(after or 0.0, delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+
+    def _failed(self, part: Partition, item: Item, what: Inbound, error: BaseException) -> float | None:
+        if not part.live:
+            return None
+        if item.attempt <= self._logic.retries:
+            self._metrics.logic_retries.inc()
+            delay = self._backoff(item.attempt, getattr(error, "after", None))
+            _log.warning(
+                "the handler of %s failed, attempt %d, next in %.2f s: %r",
+                emit.cause_of(what),
+                item.attempt,
+                delay,
+                error,
+            )
+            return delay
+        reason = "time_limit" if isinstance(error, TimeUp) else "failed"
+        _log.error("the handler of %s failed for good", emit.cause_of(what), exc_info=error)
+        self._bury(item, reason, error, what if isinstance(what, Send | Request) else None)
+        self._count(_kind(what), "dead")
+        return None
+
+    def _bury(
+        self, item: Item, reason: str, error: BaseException, sender: Send | Request | None = None
+    ) -> None:
+        """Put a record into the dead letters, and tell its sender."""
+        record = item.record
+        detail = f"{type(error).__name__}: {error}"[:_ERROR]
+        headers = (
+            *dead_headers(reason, detail, "inbound", record.partition, record.offset),
+            ("ts", b"%d" % record.ts),
+        )
+        try:
+            letter = self._outbox.put_dead(record.partition, record.key, record.value, headers)
+        except Reject:
+            _log.error("a dead letter without its value, which is too large: %r", headers)
+            letter = self._outbox.put_dead(record.partition, record.key, None, headers)
+        if sender is None:
+            item.outputs = (letter,)
+        else:
+            item.outputs = (
+                letter,
+                self._refuse(sender, "failed", "the handler failed; the message is kept"),
+            )
+        self._metrics.logic_dead_letters.labels(reason).inc()
+
+    def _count(self, kind: str, outcome: str) -> None:
+        counter = self._handled.get((kind, outcome))
+        if counter is None:
+            counter = self._handled[kind, outcome] = self._metrics.logic_handled.labels(kind, outcome)
+        counter.inc()
+
+
+def _kind(what: Inbound) -> str:
+    if isinstance(what, Send):
+        return "send"
+    return "request" if isinstance(what, Request) else what.kind
