@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import within
-from holdfast.errors import Retry
+from holdfast.errors import Retry, Stop
 from holdfast.log.port import NEW, Batch, Status, Watermark
 from holdfast.records import StateRecord, checksum, encode
 
@@ -120,6 +120,11 @@ class Partition:
                     await self._tenure(*claimed)
             except _Over as over:
                 _log.warning("partition %d: %s", self.number, over)
+            except Stop as stop:
+                # Nothing this process could do would make it right: say so until somebody does.
+                self.alarm = str(stop)
+                _log.error("partition %d: %s", self.number, stop)
+                await self._clock.sleep(self._settings.takeover)
             except Exception:  # noqa: BLE001 - logged, and the partition starts over
                 # Whatever it was, it must not take the other partitions with it.
                 _log.exception("partition %d failed, starting over", self.number)

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from holdfast.errors import Retry
+from holdfast.errors import Reject, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,10 +121,12 @@ class Saver:
             except Retry as full:
                 failed = full
                 break
+            except Reject as reject:
+                # To try again would hold up all the rest for ever.
+                _log.error("a record for %s cannot be written: %s", write.topic, reject)
         for result in await asyncio.gather(*futures, return_exceptions=True):
             if isinstance(result, Retry):
                 failed = failed or result
             elif isinstance(result, BaseException):
-                # Refused for good (larger than the broker takes): to try again would hold up all the rest.
                 _log.error("a state record cannot be written: %s", result, exc_info=result)
         return failed
