@@ -24,8 +24,10 @@ class Codec(Protocol):
     """What `take()` would return: look here first, it is mostly empty."""
     ended: Ended | None
     """Not None: nothing more will come; what the peer still sends is ignored."""
-    subprotocol: str
-    """The subprotocol agreed on, "" where none was offered or the carrier has none."""
+
+    @property
+    def subprotocol(self) -> str:
+        """The subprotocol agreed on, "" where none was offered or the carrier has none."""
 
     @property
     def open(self) -> bool:

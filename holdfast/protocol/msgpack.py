@@ -109,5 +109,5 @@ def _without_big(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_big(item) for item in value]
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return float(value) if abs(value) < _LARGEST else math.copysign(_LARGEST, value)
+        return float(value) if abs(value) < _LARGEST else (_LARGEST if value > 0 else -_LARGEST)
     return value
