@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from holdfast.protocol.frames import SUBPROTOCOL_JSON
+from holdfast.protocol.length import LengthClient
 from holdfast.protocol.websocket import WebSocketClient
 
 if TYPE_CHECKING:
@@ -74,11 +75,20 @@ class WebSocketCarrier:
 class TcpCarrier:
     """A 4-byte big-endian length, then one JSON frame."""
 
-    open = True
-
     def __init__(self) -> None:
-        self.ended: tuple[int, str] | None = None
-        self._buffer = bytearray()
+        self._codec = LengthClient(max_message=MAX_MESSAGE)
+
+    @property
+    def open(self) -> bool:
+        """See `Carrier`."""
+        return self._codec.open
+
+    @property
+    def ended(self) -> tuple[int, str] | None:
+        """See `Carrier`."""
+        if self._codec.ended is None:
+            return None
+        return 0, "a frame that is too long was announced: is this a Holdfast TCP port?"
 
     def start(self) -> bytes:
         """See `Carrier`."""
@@ -86,29 +96,15 @@ class TcpCarrier:
 
     def receive(self, data: bytes) -> Sequence[bytes]:
         """See `Carrier`."""
-        buffer = self._buffer
-        buffer += data
-        found: list[bytes] = []
-        at = 0
-        while len(buffer) - at >= 4:
-            length = int.from_bytes(buffer[at : at + 4], "big")
-            if length > MAX_MESSAGE:
-                self.ended = (0, f"a frame of {length} bytes was announced: is this a Holdfast TCP port?")
-                break
-            if len(buffer) - at - 4 < length:
-                break
-            found.append(bytes(buffer[at + 4 : at + 4 + length]))
-            at += 4 + length
-        del buffer[:at]
-        return found
+        return self._codec.receive(data)
 
     def take(self) -> bytes:
         """See `Carrier`."""
-        return b""
+        return self._codec.take()
 
     def encode(self, frames: Sequence[bytes]) -> bytes:
         """See `Carrier`."""
-        return b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
+        return b"".join(map(self._codec.wrap, frames))
 
     def close(self) -> bytes:
         """See `Carrier`."""

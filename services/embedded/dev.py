@@ -1,0 +1,133 @@
+"""`holdfast dev`: the whole system in this process, on memory, with a demo page. For the first five minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from holdfast.app import App
+from holdfast.errors import Stop
+from holdfast.observe import logs
+from holdfast.process import run_loop
+from holdfast.settings import PREFIX, Settings, load
+
+from .cluster import Embedded, ready_settings
+from .routes import add_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LOCAL: Final = "127.0.0.1"
+_PARTITIONS: Final = 4
+KEY: Final = "dev"
+
+
+def run_dev(app: str | None) -> int:
+    """Run until SIGINT or SIGTERM, with the handlers of `module:name` or the demo's.
+
+    Raises Stop, naming what to change, for wrong settings, a port in use, or an app that cannot be loaded.
+    """
+    settings = dev_settings()
+    handlers = load_app(app or settings.logic.app)
+    for name, port in _ports(settings):
+        _check_free(settings.process.host, name, port)
+    logs.configure(settings.process.log_level, role="dev", node="dev")
+    return run_loop(_serve(settings, handlers))
+
+
+def dev_settings() -> Settings:
+    """Return the settings of file and environment, with a development machine's defaults beneath."""
+    settings = load()
+    own: dict[str, dict[str, Any]] = {"api": {"keys": settings.api.keys or (KEY,)}}
+    process: dict[str, Any] = {}
+    if f"{PREFIX}PROCESS_HOST" not in os.environ:
+        process["host"] = _LOCAL
+    if f"{PREFIX}PROCESS_LOG_LEVEL" not in os.environ:
+        process["log_level"] = "warning"
+    if f"{PREFIX}KAFKA_PARTITIONS" not in os.environ:
+        own["kafka"] = {"partitions": _PARTITIONS, "replication": 1}
+    return ready_settings(settings, secret=secrets.token_urlsafe(32), process=process, **own)
+
+
+def load_app(name: str | None) -> App:
+    """Return the `App` of `module:name`, or the demo's. Raises Stop when there is none."""
+    if not name:
+        from .demo import app  # noqa: PLC0415 - only where nobody brings his own
+
+        return app
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute or "app")
+    except ModuleNotFoundError as error:
+        if error.name != module and not module.startswith(f"{error.name}."):
+            raise
+        raise Stop(f"{name}: there is no module {error.name!r} in {os.getcwd()} or installed") from None  # noqa: PTH109
+    except AttributeError:
+        raise Stop(f"{name}: the module {module} has no {attribute or 'app'!r}") from None
+    if not isinstance(found, App):
+        raise Stop(f"{name} is a {type(found).__name__}, not a holdfast.app.App")
+    return found
+
+
+def _ports(settings: Settings) -> Sequence[tuple[str, int]]:
+    ports = [("access.websocket_port", settings.access.websocket_port), ("api.port", settings.api.port)]
+    return [*ports, ("access.tcp_port", settings.access.tcp_port)] if settings.access.tcp else ports
+
+
+def _check_free(host: str, name: str, port: int) -> None:
+    """Raise Stop, naming the setting, when the port is in use."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            variable = f"{PREFIX}{name}".replace(".", "_").upper()
+            raise Stop(f"{name}: port {port} on {host} {what}; choose another one with {variable}") from None
+
+
+async def _serve(settings: Settings, app: App) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sign, stopping.set)
+    cluster = Embedded(settings, app=app, routes=lambda web: add_routes(web, settings))
+    await cluster.start()
+    try:
+        print(welcome(settings), flush=True)  # noqa: T201 - this is what the command is for
+        await stopping.wait()
+    finally:
+        await cluster.stop()
+    return 0
+
+
+def welcome(settings: Settings) -> str:
+    """Return what a newcomer reads first."""
+    host = _LOCAL if settings.process.host in ("0.0.0.0", "::", "") else settings.process.host  # noqa: S104
+    api = f"http://{host}:{settings.api.port}"
+    key = settings.api.keys[0]
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    return f"""
+{bold}Holdfast is running in this process, on memory: what it holds is gone when it ends.{plain}
+
+  The demo page   {bold}{api}/{plain}    open it twice, with two names
+  WebSocket       ws://{host}:{settings.access.websocket_port}{settings.access.websocket_path}
+  TCP             {host}:{settings.access.tcp_port}
+  HTTP API        {api}/v1/    API key: {key}
+
+  Publish to everybody in the lobby:
+
+    curl {api}/v1/publish -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
+      -d '{{"channel": "room:lobby", "type": "chat.text", "data": {{"text": "hello from curl"}}}}'
+
+  Write your own handlers: put an App into chat.py, run `holdfast dev chat:app`; see examples/ and README.md.
+  Ctrl-C ends it.
+"""
