@@ -224,27 +224,48 @@ async def test_saved_only_after_durable(world: World) -> None:
 async def test_state_is_written_again_after_a_crash(world: World) -> None:
     """inv 9: a dispatcher that dies before its state records are durable leaves them to its successor."""
     dead = await world.dispatcher("d1")
-    world.broker.away = True
-    world.broker.append("outbound", SHARD_G, b"k", records.encode(records.Member("group:g", "bob", True)), ())
-    world.broker.away = False
-    world.broker.drop_acks = True
-    world.logs["d1"].lost_replies = 0
-    world.broker.wake()
+    await world.clock.advance(1.5)
+    produced = world.written("state")
+
+    def lost(*_: object, **__: object) -> asyncio.Future[int]:
+        return asyncio.get_running_loop().create_future()
+
+    assert dead._producer is not None
+    dead._producer.produce = lost  # type: ignore[method-assign]
+    world.send(records.Member("group:g", "bob", True))
     await world.clock.advance(0.2)
     assert (await world.log.state(SHARD_G)).watermark.offset == 0
-    # The first dispatcher's records are lost with it.
+    assert world.written("state") == produced
     world.logs["d1"].hangs = {s: asyncio.get_running_loop().create_future() for s in range(PARTITIONS)}
-    for log in world.broker._topics["state"]:
-        log.records.clear()
     await world.clock.advance(1.5)
     world.registry.remove(dead.incarnation)
-    world.broker.drop_acks = False
     await world.dispatcher("d2")
     await world.clock.advance(5)
     member = next(state for state in world.states() if state.kind == "member")
     assert (member.field, member.version, member.present) == ("bob", 0, True)
     (listed,) = (await world.view("user:bob", user=True)).groups
     assert listed.name == "group:g"
+
+
+async def test_bound_of_what_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """inv 7: a partition whose state records do not become durable stops at a bound, and goes on after."""
+    monkeypatch.setattr("services.dispatch.saver.BOUND", 20)
+    world = World(dispatch=Dispatch(fetch=5))
+    await world.dispatcher()
+    await world.clock.advance(1)
+    world.broker.drop_acks = True
+    for number in range(100):
+        world.send(records.Member("group:g", f"u{number}", True))
+    await world.clock.advance(0.5)
+    applied = (await world.log.state(SHARD_G)).watermark.offset
+    assert 9 <= applied < 20
+    assert world.count("d1", "state_waits_total") > 0
+    world.broker.drop_acks = False
+    world.broker.away = False
+    await world.clock.advance(10)
+    assert (await world.log.state(SHARD_G)).watermark.offset >= 99
+    assert len(await world.log.members(SHARD_G, "group:g")) == 100
+    await world.stop()
 
 
 SHARD_G = partition_of("group:g", PARTITIONS)
