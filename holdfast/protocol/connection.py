@@ -1,0 +1,557 @@
+"""The server's side of one connection, as a state machine: no I/O, no clock, one transition table.
+
+Frames and internal events come in; what is to be done comes out as calls of a `Host`, which knows the socket,
+the log and the queue. Whoever holds the machine passes the time in. `docs/connection.md` shows the table.
+
+A connection that was idle since its connect costs its slots and nothing else: what counts sends and requests
+exists while there are any.
+"""
+
+from __future__ import annotations
+
+import binascii
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
+
+from holdfast.errors import Reject, Retry
+from holdfast.protocol import frames
+from holdfast.protocol.codes import retriable
+from holdfast.protocol.frames import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.protocol.frames import ClientFrame, FrameId, ServerFrame
+
+HELD: Final = 32
+"""Frames that may wait while `connect` is being worked on; one above it is refused with `too_many`."""
+
+UNSET: Final = -1
+
+
+class State(enum.IntEnum):
+    """Where a connection stands."""
+
+    NEW = 0
+    CONNECTING = 1
+    OPEN = 2
+    DRAINING = 3
+    CLOSED = 4
+
+
+class Event(enum.IntEnum):
+    """What can happen to it: first the client's frames, then what its host notices."""
+
+    CONNECT = 0
+    SUBSCRIBE = 1
+    UNSUBSCRIBE = 2
+    SEND = 3
+    REQUEST = 4
+    CURSOR = 5
+    REFRESH = 6
+    PING = 7
+    PONG = 8
+    REJECTED = 9
+    BROKEN = 10
+    ACCEPTED = 11
+    TIMEOUT = 12
+    QUIET = 13
+    SILENT = 14
+    EXPIRED = 15
+    ENDED = 16
+    DRAIN = 17
+    LOST = 18
+
+
+MEANING: Final = {
+    Event.REJECTED: "a frame of the client cannot be understood, but those after it can",
+    Event.BROKEN: "what the client sent is no frame at all",
+    Event.ACCEPTED: "the host has recorded the session",
+    Event.TIMEOUT: "the time for connecting is over",
+    Event.QUIET: "nothing was heard for one heartbeat",
+    Event.SILENT: "nothing was heard for two heartbeats",
+    Event.EXPIRED: "the token's time is over",
+    Event.ENDED: "the host ends it, with a code (refused, superseded, kicked, slow, fenced)",
+    Event.DRAIN: "the node is leaving",
+    Event.LOST: "the socket is gone",
+}
+
+
+class Step(NamedTuple):
+    """What an event does in a state: the name of an action, and the state after it."""
+
+    action: str
+    to: State
+
+
+_NEW, _CONNECTING, _OPEN, _DRAINING, _CLOSED = State
+_CLIENT_FRAMES: Final = tuple(event for event in Event if event <= Event.REJECTED)
+
+
+def _serving(state: State) -> dict[Event, Step]:
+    """Return the rows that OPEN and DRAINING share."""
+    return {
+        Event.CONNECT: Step("refuse_second_connect", state),
+        Event.SUBSCRIBE: Step("subscribe", state),
+        Event.UNSUBSCRIBE: Step("unsubscribe", state),
+        Event.SEND: Step("send", state),
+        Event.REQUEST: Step("request", state),
+        Event.CURSOR: Step("cursor", state),
+        Event.REFRESH: Step("refresh", state),
+        Event.PING: Step("pong", state),
+        Event.PONG: Step("nothing", state),
+        Event.REJECTED: Step("reject", state),
+        Event.BROKEN: Step("end", _CLOSED),
+        Event.ACCEPTED: Step("nothing", state),
+        Event.TIMEOUT: Step("nothing", state),
+        Event.QUIET: Step("ping", state),
+        Event.SILENT: Step("end_silent", _CLOSED),
+        Event.EXPIRED: Step("end_expired", _CLOSED),
+        Event.ENDED: Step("end", _CLOSED),
+        Event.LOST: Step("lose", _CLOSED),
+    }
+
+
+TABLE: Final[dict[State, dict[Event, Step]]] = {
+    _NEW: {event: Step("end_connect_first", _CLOSED) for event in _CLIENT_FRAMES}
+    | {
+        Event.CONNECT: Step("connect", _CONNECTING),
+        Event.BROKEN: Step("end", _CLOSED),
+        Event.ACCEPTED: Step("nothing", _NEW),
+        Event.TIMEOUT: Step("end_connect_first", _CLOSED),
+        Event.QUIET: Step("nothing", _NEW),
+        Event.SILENT: Step("nothing", _NEW),
+        Event.EXPIRED: Step("nothing", _NEW),
+        Event.ENDED: Step("end", _CLOSED),
+        Event.DRAIN: Step("end_draining", _CLOSED),
+        Event.LOST: Step("lose", _CLOSED),
+    },
+    _CONNECTING: {event: Step("hold", _CONNECTING) for event in _CLIENT_FRAMES}
+    | {
+        Event.REJECTED: Step("reject", _CONNECTING),
+        Event.PING: Step("pong", _CONNECTING),
+        Event.PONG: Step("nothing", _CONNECTING),
+        Event.BROKEN: Step("end", _CLOSED),
+        Event.ACCEPTED: Step("open", _OPEN),
+        Event.TIMEOUT: Step("end_overloaded", _CLOSED),
+        Event.QUIET: Step("nothing", _CONNECTING),
+        Event.SILENT: Step("nothing", _CONNECTING),
+        Event.EXPIRED: Step("end_expired", _CLOSED),
+        Event.ENDED: Step("end", _CLOSED),
+        Event.DRAIN: Step("end_draining", _CLOSED),
+        Event.LOST: Step("lose", _CLOSED),
+    },
+    _OPEN: _serving(_OPEN) | {Event.DRAIN: Step("drain", _DRAINING)},
+    _DRAINING: _serving(_DRAINING) | {Event.DRAIN: Step("nothing", _DRAINING)},
+    _CLOSED: {event: Step("nothing", _CLOSED) for event in Event},
+}
+
+_EVENT_OF: Final[dict[type, Event]] = {
+    frames.Connect: Event.CONNECT,
+    frames.Subscribe: Event.SUBSCRIBE,
+    frames.Unsubscribe: Event.UNSUBSCRIBE,
+    frames.Send: Event.SEND,
+    frames.Request: Event.REQUEST,
+    frames.Cursor: Event.CURSOR,
+    frames.Refresh: Event.REFRESH,
+    frames.Ping: Event.PING,
+    frames.Pong: Event.PONG,
+}
+
+UNASKED: Final = msgspec.UNSET
+PING: Final = frames.Ping()
+PONG: Final = frames.Pong()
+
+
+class Bounds(NamedTuple):
+    """What one connection may do: frames a second, frames at once, unanswered frames, channels asked for."""
+
+    rate: float
+    burst: int
+    in_flight: int
+    subscriptions: int
+
+
+class Host(Protocol):
+    """Who holds a connection: does what the machine decides.
+
+    `publish` and `ask` raise Reject for what stays wrong and Retry for what may pass later.
+    """
+
+    def answer(self, frame: ServerFrame) -> None:
+        """Write a frame to the client."""
+
+    def end(self, code: str, reason: str) -> None:
+        """Write the last error and close the socket."""
+
+    def connect(self, frame: frames.Connect) -> None:
+        """Check the token and record the session; ACCEPTED or ENDED follows, maybe at once."""
+
+    def subscribe(self, frame: frames.Subscribe) -> None:
+        """Join a channel; call `released` when it does not come to that."""
+
+    def unsubscribe(self, frame: frames.Unsubscribe) -> None:
+        """Leave a channel; call `released` if it was one that was asked for."""
+
+    def publish(self, frame: frames.Send) -> None:
+        """Put a send into the queue; `acked` or `failed` follows."""
+
+    def ask(self, frame: frames.Request) -> None:
+        """Put a request into the queue; its reply is let through by `answered`."""
+
+    def cursor(self, frame: frames.Cursor) -> None:
+        """Keep a cursor."""
+
+    def refresh(self, frame: frames.Refresh) -> None:
+        """Take a newer token."""
+
+    def drain(self) -> None:
+        """Ask the client to reconnect elsewhere."""
+
+    def request_deadline(self) -> float:
+        """Return when a request that is sent now fails, in monotonic seconds."""
+
+
+class _Sent(NamedTuple):
+    """A send without an ack: what it said, the frame ids that wait, and whether it was accepted before."""
+
+    content: int
+    ids: tuple[FrameId, ...]
+    again: bool
+
+
+class Connection:
+    """One connection. `subscriptions` counts channels that were asked for."""
+
+    __slots__ = (
+        "_acked",
+        "_allowance",
+        "_held",
+        "_next",
+        "_requests",
+        "_sends",
+        "_waiting",
+        "bounds",
+        "host",
+        "state",
+        "subscriptions",
+    )
+
+    def __init__(self, host: Host, bounds: Bounds) -> None:
+        self.host = host
+        self.bounds = bounds
+        self.state = _NEW
+        self.subscriptions = 0
+        self._next = UNSET
+        self._waiting = 0
+        self._allowance = 0.0
+        self._acked: tuple[int, int, str] | None = None
+        self._sends: dict[int, _Sent] | None = None
+        self._requests: dict[FrameId, float] | None = None
+        self._held: list[ClientFrame] | None = None
+
+    # events
+
+    def receive(self, frame: ClientFrame, now: float) -> None:
+        """Take a frame of the client. `now` is in monotonic seconds."""
+        state = self.state
+        action, self.state = _STEPS[state][_EVENT_OF[type(frame)]]
+        if (state is _OPEN or state is _DRAINING) and not self._spend(frame, now):
+            return
+        action(self, frame, now)
+
+    def reject(self, reject: Reject, now: float) -> None:
+        """Take something of the client that is not a frame, with what is wrong about it."""
+        broken = reject.code in _ENDING
+        if self.state in (_OPEN, _DRAINING) and not broken and not self._spend(None, now):
+            return
+        event = Event.BROKEN if broken else Event.REJECTED
+        action, self.state = _STEPS[self.state][event]
+        action(self, reject.code, str(reject), getattr(reject, "id", None))
+
+    def signal(self, event: Event, code: str = "", reason: str = "") -> None:
+        """Take an internal event. `code` and `reason` are for ENDED."""
+        action, self.state = _STEPS[self.state][event]
+        action(self, code, reason)
+
+    # answers of the host
+
+    def acked(self, n: int, message: str) -> None:
+        """Tell the client that send `n` is durable."""
+        sends = self._sends
+        if sends is None or (sent := sends.pop(n, None)) is None:
+            return
+        if not sends:
+            self._sends = None
+        self._waiting -= len(sent.ids)
+        self._acked = (n, sent.content, message)
+        if self.state is not _CLOSED:
+            for frame_id in sent.ids:
+                self.host.answer(frames.Ack(frame_id, message))
+
+    def failed(self, n: int, reason: str) -> None:
+        """Tell the client that nobody knows what became of send `n`. Later ones wait until it comes again."""
+        sends = self._sends
+        if sends is None or (sent := sends.get(n)) is None:
+            return
+        self._waiting -= len(sent.ids)
+        if sent.again:
+            del sends[n]
+        else:
+            # Its content is kept: what comes again under this number must be the same.
+            sends[n] = _Sent(sent.content, (), again=False)
+            self._next = min(self._next, n)
+        if self.state is not _CLOSED:
+            for frame_id in sent.ids:
+                self._refuse("unavailable", reason, frame_id)
+
+    def answered(self, frame_id: FrameId) -> bool:
+        """Tell whether this request still waits; it does no longer."""
+        requests = self._requests
+        if requests is None or requests.pop(frame_id, None) is None:
+            return False
+        self._waiting -= 1
+        if not requests:
+            self._requests = None
+        return True
+
+    def expire_requests(self, now: float) -> float | None:
+        """Answer requests whose deadline has passed; return the next deadline."""
+        if self._requests is None:
+            return None
+        for frame_id in [key for key, deadline in self._requests.items() if deadline <= now]:
+            self.answered(frame_id)
+            if self.state is not _CLOSED:
+                self._refuse("unavailable", "no answer came in time", frame_id)
+        return min(self._requests.values()) if self._requests else None
+
+    def released(self) -> None:
+        """One channel less is asked for."""
+        self.subscriptions -= 1
+
+    @property
+    def waiting(self) -> int:
+        """Sends and requests without an answer."""
+        return self._waiting
+
+    # limits
+
+    def _spend(self, frame: ClientFrame | None, now: float) -> bool:
+        """Take one from the token bucket, kept as the time at which it is full again."""
+        bounds = self.bounds
+        full = max(self._allowance, now)
+        excess = full - now - (bounds.burst - 1) / bounds.rate
+        if excess <= 1e-9:  # what adding fractions of a second leaves behind
+            self._allowance = full + 1 / bounds.rate
+            return True
+        if isinstance(frame, frames.Send) and self._next == UNSET:
+            self._next = frame.n  # the first one is refused, so those after it must wait for it
+        self._refuse(
+            "rate_limited", "more frames than allowed", getattr(frame, "id", None), round(excess, 3) or True
+        )
+        return False
+
+    def _refuse(
+        self, code: str, message: str, frame_id: FrameId | None = None, retry: float | bool | None = None
+    ) -> None:
+        again = retriable(code) if retry is None else retry
+        self.host.answer(Error(code, message, again, UNASKED if frame_id is None else frame_id))
+
+    # actions: the client's frames
+
+    def _connect(self, frame: frames.Connect, now: float) -> None:
+        del now
+        self.host.connect(frame)
+
+    def _refuse_second_connect(self, frame: frames.Connect, now: float) -> None:
+        del frame, now
+        self._refuse("bad_request", "this connection is connected already")
+
+    def _hold(self, frame: ClientFrame, now: float) -> None:
+        del now
+        if self._held is None:
+            self._held = []
+        if len(self._held) < HELD:
+            self._held.append(frame)
+            return
+        if isinstance(frame, frames.Send) and self._next == UNSET:
+            self._next = next((held.n for held in self._held if isinstance(held, frames.Send)), frame.n)
+        self._refuse("too_many", "wait for connected", getattr(frame, "id", None), retry=True)
+
+    def _subscribe(self, frame: frames.Subscribe, now: float) -> None:
+        del now
+        if self.subscriptions >= self.bounds.subscriptions:
+            self._refuse("too_many", f"{self.bounds.subscriptions} channels are subscribed", frame.id)
+            return
+        self.subscriptions += 1
+        self.host.subscribe(frame)
+
+    def _unsubscribe(self, frame: frames.Unsubscribe, now: float) -> None:
+        del now
+        self.host.unsubscribe(frame)
+
+    def _cursor(self, frame: frames.Cursor, now: float) -> None:
+        del now
+        self.host.cursor(frame)
+
+    def _refresh(self, frame: frames.Refresh, now: float) -> None:
+        del now
+        self.host.refresh(frame)
+
+    def _send(self, frame: frames.Send, now: float) -> None:
+        del now
+        n = frame.n
+        if self._next == UNSET:
+            self._next = n
+        if n > self._next:
+            self._refuse("out_of_order", f"send {self._next} first", frame.id)
+            return
+        content = binascii.crc32(frame.data, binascii.crc32(f"{frame.to}\0{frame.type}".encode()))
+        known = self._sends.get(n) if self._sends is not None else None
+        acked = self._acked
+        if known is None and acked is not None and acked[0] == n:
+            if acked[1] == content:
+                self.host.answer(frames.Ack(frame.id, acked[2]))
+            else:
+                self._refuse("n_reused", f"{n} was used for another content", frame.id)
+            return
+        if known is not None and known.content != content:
+            self._refuse("n_reused", f"{n} was used for another content", frame.id)
+            return
+        if self._waiting >= self.bounds.in_flight:
+            self._refuse("too_many", f"{self._waiting} frames wait for an answer", frame.id, retry=True)
+            return
+        if known is not None and known.ids:
+            assert self._sends is not None
+            self._sends[n] = _Sent(content, (*known.ids, frame.id), known.again)
+            self._waiting += 1
+            return
+        self._publish(frame, content)
+
+    def _publish(self, frame: frames.Send, content: int) -> None:
+        n = frame.n
+        try:
+            self.host.publish(frame)
+        except Reject as reject:
+            # Known not to be in the queue and never to come there: it leaves no gap that could be filled.
+            self._next = max(self._next, n + 1)
+            self._refuse(reject.code, str(reject), frame.id)
+            return
+        except Retry as retry:
+            self._refuse("unavailable", str(retry), frame.id, retry.after)
+            return
+        if self._sends is None:
+            self._sends = {}
+        self._sends[n] = _Sent(content, (frame.id,), again=n < self._next)
+        self._waiting += 1
+        self._next = max(self._next, n + 1)
+
+    def _request(self, frame: frames.Request, now: float) -> None:
+        del now
+        if self._waiting >= self.bounds.in_flight:
+            self._refuse("too_many", f"{self._waiting} frames wait for an answer", frame.id, retry=True)
+            return
+        if self._requests is not None and frame.id in self._requests:
+            self._refuse("bad_request", "a request with this id waits for its answer", frame.id)
+            return
+        try:
+            self.host.ask(frame)
+        except Reject as reject:
+            self._refuse(reject.code, str(reject), frame.id)
+            return
+        except Retry as retry:
+            self._refuse("unavailable", str(retry), frame.id, retry.after)
+            return
+        if self._requests is None:
+            self._requests = {}
+        self._requests[frame.id] = self.host.request_deadline()
+        self._waiting += 1
+
+    def _pong(self, frame: frames.Ping, now: float) -> None:
+        del frame, now
+        self.host.answer(PONG)
+
+    # actions: what the host notices
+
+    def _nothing(self, *_: object) -> None:
+        pass
+
+    def _reject(self, code: str, reason: str, frame_id: FrameId | None = None) -> None:
+        self._refuse(code, reason, frame_id)
+
+    def _open(self, *_: object) -> None:
+        held, self._held = self._held, None
+        for frame in held or ():
+            # These have waited for the server: they are not counted against the client's rate.
+            step = _STEPS[self.state][_EVENT_OF[type(frame)]]
+            self.state = step[1]
+            step[0](self, frame, 0.0)
+
+    def _ping(self, *_: object) -> None:
+        self.host.answer(PING)
+
+    def _drain(self, *_: object) -> None:
+        self.host.drain()
+
+    def _end(self, code: str, reason: str, *_: object) -> None:
+        self._forget()
+        self.host.end(code, reason)
+
+    def _end_connect_first(self, frame: object = None, reason: object = "", *_: object) -> None:
+        del frame
+        text = reason if isinstance(reason, str) and reason else "the first frame must be connect, in time"
+        self._end("connect_first", text)
+
+    def _end_overloaded(self, *_: object) -> None:
+        self._end("overloaded", "the session could not be recorded in time; come back")
+
+    def _end_silent(self, *_: object) -> None:
+        self._end("silent", "nothing was heard for two heartbeats")
+
+    def _end_expired(self, *_: object) -> None:
+        self._end("unauthorized", "the token has expired")
+
+    def _end_draining(self, *_: object) -> None:
+        self._end("draining", "this node is leaving")
+
+    def _lose(self, *_: object) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._held = self._sends = self._requests = self._acked = None
+        self._waiting = 0
+
+
+_ENDING: Final = frozenset({"bad_frame", "too_large"})
+
+_STEPS: Final[tuple[tuple[tuple[Callable[..., None], State], ...], ...]] = tuple(
+    tuple((getattr(Connection, f"_{TABLE[state][event].action}"), TABLE[state][event].to) for event in Event)
+    for state in State
+)
+
+
+def markdown() -> str:
+    """Return the transition table as the documentation shows it."""
+    states = [state for state in State if state is not State.CLOSED]
+    lines = [
+        "# The connection's states",
+        "",
+        "Generated from `holdfast/protocol/connection.py`. Each cell: the action, and the state",
+        "after it where that changes. In CLOSED every event does nothing.",
+        "",
+        "| Event | " + " | ".join(state.name for state in states) + " |",
+        "|---|" + "---|" * len(states),
+    ]
+    for event in Event:
+        cells = []
+        for state in states:
+            step = TABLE[state][event]
+            text = "" if step.action == "nothing" else step.action.replace("_", " ")
+            cells.append(text if step.to is state else f"{text} → {step.to.name}")
+        name = event.name.lower() if event > Event.PONG else f"`{event.name.lower()}`"
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Events that are not frames:", ""]
+    lines += [f"- **{event.name.lower()}**: {text}" for event, text in MEANING.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,86 @@
+"""The sign of life: one beat per shard and second, and what it brings back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from holdfast.errors import Retry
+from holdfast.log.port import Change
+from holdfast.protocol.connection import Event
+
+if TYPE_CHECKING:
+    from holdfast.log.port import BeatAnswer, Kick
+
+    from .node import AccessNode
+
+EVERY: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Beat:
+    """Beats until stopped."""
+
+    def __init__(self, node: AccessNode) -> None:
+        self._node = node
+        self._task: asyncio.Task[None] | None = None
+        self._beats: dict[int, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Beat once, to learn where each shard stands before anybody subscribes, then go on. Raises Retry."""
+        node = self._node
+        answers = await asyncio.gather(
+            *(node.parts.log.beat(shard, node.incarnation) for shard in range(node.parts.log.partitions))
+        )
+        for shard, answer in enumerate(answers):
+            node.links.begin(shard, answer.generation, answer.watermark.offset)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Beat no more."""
+        tasks = [*self._beats.values(), *((self._task,) if self._task else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
+
+    async def _run(self) -> None:
+        node = self._node
+        while True:
+            await node.clock.sleep(EVERY)
+            node.second()
+            for shard in range(node.parts.log.partitions):
+                # A shard that does not answer delays no other one's beat.
+                if shard not in self._beats:
+                    self._beats[shard] = asyncio.get_running_loop().create_task(self._beat(shard))
+
+    async def _beat(self, shard: int) -> None:
+        node = self._node
+        known = node.routes.number(shard)
+        try:
+            answer = await node.parts.log.beat(shard, node.incarnation)
+        except Retry as error:
+            _log.debug("a beat failed: %s", error, extra={"shard": shard})
+            return
+        finally:
+            self._beats.pop(shard, None)
+        if answer.number < known:
+            node.routes.forgot(shard, known, answer.number)
+        self._take(answer, shard)
+
+    def _take(self, answer: BeatAnswer, shard: int) -> None:
+        for kick in answer.kicks:
+            self._kick(kick, shard)
+        if "drain" in answer.asks:
+            self._node.drain()
+
+    def _kick(self, kick: Kick, shard: int) -> None:
+        node = self._node
+        driver = node.driver_of(kick.user, kick.session)
+        if driver is not None:
+            driver.machine.signal(Event.ENDED, kick.code, kick.reason or "the session was ended")
+        elif not node.is_leaving(kick.session):
+            # An entry that nobody here knows: whatever wrote it, it is not a session.
+            node.routes.change(shard, Change("-s", kick.user, session=kick.session))

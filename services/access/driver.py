@@ -1,0 +1,460 @@
+"""One client connection: joins a transport, a codec and the state machine. The same for every carrier.
+
+The only code that knows both a socket and the machine. It has no task and no queue; an idle connection is
+this object, the machine, the codec, the session and a place on the timer wheel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from holdfast.errors import Reject
+from holdfast.protocol.codes import CODES
+from holdfast.protocol.connection import Connection, Event, State
+from holdfast.protocol.frames import Drain, Error, Refreshed
+from holdfast.protocol.proxy import ProxyHeader
+from holdfast.protocol.wire import FrameError
+
+from .formats import FORMATS, TCP_JSON, of_subprotocol
+from .timers import NEVER
+
+if TYPE_CHECKING:
+    from holdfast.protocol import frames
+    from holdfast.protocol.codec import Codec, Ended
+    from holdfast.protocol.frames import ServerFrame
+
+    from .connects import Connecting
+    from .listeners import Listener
+    from .node import AccessNode
+    from .registry import Channel
+    from .sessions import Session
+
+PAUSED: Final = 1
+"""The client does not read: its transport's buffer is above the bound."""
+
+ASIDE: Final = 2
+"""Besides, a message had to be held back for it."""
+
+ENDED: Final = 4
+
+CLOSE_SECONDS: Final = 3.0
+"""Seconds that a client has to answer a close before the socket is cut."""
+
+NO_FORMAT: Final = -1
+_BAD_FRAME: Final = CODES["bad_frame"]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Driver(asyncio.Protocol):
+    """See the module. `heard`, `due` and `limit` are ticks of the wheel; `blocked` is made of the bits above.
+
+    `channels` is None, the one channel, or a dict by name: most connections have their inbox and no more.
+    """
+
+    __slots__ = (
+        "_listener",
+        "_node",
+        "address",
+        "blocked",
+        "channels",
+        "codec",
+        "connecting",
+        "due",
+        "format",
+        "heard",
+        "joining",
+        "limit",
+        "machine",
+        "number",
+        "session",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+    codec: Codec | ProxyHeader | None
+
+    def __init__(self, node: AccessNode, listener: Listener) -> None:
+        self._node = node
+        self._listener = listener
+        self.machine = Connection(self, node.bounds)
+        self.number = 0
+        self.format = NO_FORMAT
+        self.blocked = 0
+        self.heard = node.wheel.tick
+        self.due = NEVER
+        self.limit = NEVER
+        self.address: str | None = None
+        self.session: Session | None = None
+        self.connecting: Connecting | None = None
+        self.channels: Channel | dict[str, Channel] | None = None
+        self.joining: set[str] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was ended; the socket may still be open."""
+        return bool(self.blocked & ENDED)
+
+    @property
+    def carrier(self) -> str:
+        """Name of the listener it came by."""
+        return self._listener.name
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        node = self._node
+        transport.set_write_buffer_limits(node.settings.access.buffer)
+        self.codec = ProxyHeader() if node.settings.access.proxy_protocol else self._listener.codec()
+        if not node.opened(self):
+            self.blocked = ENDED
+            transport.abort()
+            return
+        wheel = node.wheel
+        self.limit = wheel.tick + wheel.ticks(node.settings.access.handshake)
+        wheel.put(self, self.limit)
+        if isinstance(self.codec, ProxyHeader):
+            return
+        peer = transport.get_extra_info("peername")
+        self._located(peer[0] if peer else "")
+
+    def _located(self, address: str) -> None:
+        """Take the client's address, and its share of connections."""
+        reason = self._node.located(self, address)
+        if reason:
+            self._node.metrics.access_refused.labels(reason).inc()
+            self.machine.signal(Event.ENDED, "overloaded", "too many connections; come back later")
+        elif self._listener.format != NO_FORMAT:
+            self.format = self._listener.format
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self.heard = self._node.wheel.tick
+        codec = self.codec
+        if isinstance(codec, ProxyHeader):
+            rest = self._proxy_header(codec, data)
+            if not rest:
+                return
+            data, codec = rest, self.codec
+        if codec is None:
+            return
+        assert not isinstance(codec, ProxyHeader)
+        payloads = codec.receive(data)
+        if codec.outgoing:
+            self.transport.write(codec.take())
+        if self.format == NO_FORMAT and codec.open:
+            self._shaken(codec)
+        if payloads and not self.blocked & ENDED:
+            now = self._node.clock.monotonic()
+            decode = FORMATS[self.format].decode
+            for payload in payloads:
+                try:
+                    for frame in decode(payload):
+                        self._receive(frame, now)
+                except FrameError as error:
+                    for result in error.results:
+                        if isinstance(result, FrameError):
+                            self.machine.reject(result, now)
+                        else:
+                            self._receive(result, now)
+                if self.blocked & ENDED:
+                    break
+        if codec.ended is not None:
+            self._codec_ended(codec.ended)
+
+    def _receive(self, frame: frames.ClientFrame, now: float) -> None:
+        self._node.frames_in[type(frame)] += 1
+        self.machine.receive(frame, now)
+
+    def _proxy_header(self, header: ProxyHeader, data: bytes) -> bytes:
+        try:
+            rest = header.receive(data)
+        except Reject:
+            self._node.metrics.access_refused.labels("proxy_header").inc()
+            self.machine.signal(Event.LOST)
+            self._gone("bad_frame")
+            self.transport.abort()
+            return b""
+        if rest is None:
+            return b""
+        self.codec = self._listener.codec()
+        peer = header.source or self.transport.get_extra_info("peername")
+        self._located(peer[0] if peer else "")
+        return rest
+
+    def _shaken(self, codec: Codec) -> None:
+        """Take the handshake's result, and let go of what it left behind."""
+        self.format = of_subprotocol(codec.subprotocol)
+        if hasattr(codec, "request"):
+            codec.request = None
+
+    def _codec_ended(self, ended: Ended) -> None:
+        """End what the codec saw the end of: the client's close, or a violation that it has answered."""
+        if not self.blocked & ENDED:
+            name = self._node.name_of_close(ended)
+            if ended.code < 1000:
+                self._node.metrics.access_refused.labels("handshake").inc()
+            self.machine.signal(Event.LOST)
+            self._gone(name)
+        self.transport.close()
+
+    def eof_received(self) -> bool:
+        """See asyncio.Protocol: nothing is answered to who has stopped sending."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        del exc
+        self.machine.signal(Event.LOST)
+        self._gone("lost")
+        self.codec = None
+        self._node.closed(self)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol: the client does not read, so it is not read from either."""
+        if self.blocked & ENDED:
+            return
+        wheel = self._node.wheel
+        self.blocked |= PAUSED
+        self.limit = wheel.tick + wheel.ticks(self._node.settings.access.aside)
+        wheel.put(self, self.limit)
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol: the client reads again, and gets what was held back from the log."""
+        if self.blocked & ENDED:
+            return
+        aside = self.blocked & ASIDE
+        self.blocked = 0
+        if self.machine.state >= State.OPEN:
+            self.limit = NEVER
+        self.heard = self._node.wheel.tick
+        self.transport.resume_reading()
+        if aside:
+            self._node.metrics.access_aside.dec()
+        for channel in self.channels_list():
+            self._node.delivery.reads_again(channel, self)
+
+    def put_aside(self) -> None:
+        """Note that something was held back for this client."""
+        if not self.blocked & ASIDE:
+            self.blocked |= ASIDE
+            self._node.metrics.access_aside.inc()
+            self._node.metrics.access_put_aside.inc()
+
+    # the timer wheel
+
+    def check(self, tick: int) -> int:
+        """Do what is due; return when to look again."""
+        if self.codec is None:
+            return NEVER
+        if self.blocked & ENDED:
+            self.transport.abort()
+            return NEVER
+        node, machine = self._node, self.machine
+        if self.limit and tick >= self.limit:
+            if machine.state < State.OPEN:
+                self._late()
+            else:
+                machine.signal(Event.ENDED, "slow", "what was sent to this client was not read")
+            return self.due
+        next_due = self.limit or tick + node.heartbeat_ticks
+        if machine.state < State.OPEN or self.session is None:
+            return next_due
+        left = self.session.exp + node.settings.auth.leeway - node.clock.now_ms() / 1000
+        if left <= 0:
+            machine.signal(Event.EXPIRED)
+            return self.due
+        next_due = min(next_due, tick + node.wheel.ticks(left))
+        deadline = machine.expire_requests(node.clock.monotonic())
+        if deadline is not None:
+            next_due = min(next_due, tick + node.wheel.ticks(deadline - node.clock.monotonic()))
+        if not self.blocked & PAUSED:
+            silence = tick - self.heard
+            if silence >= 2 * node.heartbeat_ticks:
+                machine.signal(Event.SILENT)
+                return self.due
+            if silence >= node.heartbeat_ticks:
+                machine.signal(Event.QUIET)
+                next_due = min(next_due, self.heard + 2 * node.heartbeat_ticks)
+            else:
+                next_due = min(next_due, self.heard + node.heartbeat_ticks)
+        return next_due
+
+    def _late(self) -> None:
+        self._node.metrics.access_refused.labels("timeout").inc()
+        self.machine.signal(Event.TIMEOUT)
+
+    # channels
+
+    def channels_list(self) -> list[Channel]:
+        """Return the channels that it is subscribed to."""
+        channels = self.channels
+        if channels is None:
+            return []
+        return list(channels.values()) if isinstance(channels, dict) else [channels]
+
+    def has(self, name: str) -> bool:
+        """Tell whether it is subscribed to a channel."""
+        channels = self.channels
+        if isinstance(channels, dict):
+            return name in channels
+        return channels is not None and channels.name == name
+
+    def enter(self, channel: Channel) -> None:
+        """Note a subscription."""
+        channels = self.channels
+        if channels is None:
+            self.channels = channel
+        elif isinstance(channels, dict):
+            channels[channel.name] = channel
+        else:
+            self.channels = {channels.name: channels, channel.name: channel}
+        self._node.subscriptions += 1
+
+    def leave(self, channel: Channel) -> None:
+        """End a subscription."""
+        if isinstance(self.channels, dict):
+            del self.channels[channel.name]
+        else:
+            self.channels = None
+        self._node.subscriptions -= 1
+        self._node.delivery.leave(channel, self)
+        self._node.registry.tidy(channel)
+
+    def mark_joining(self, name: str) -> bool:
+        """Note a join under way; False where there is one already."""
+        if self.joining is None:
+            self.joining = {name}
+        elif name in self.joining:
+            return False
+        else:
+            self.joining.add(name)
+        return True
+
+    def unmark_joining(self, name: str) -> None:
+        """Note the end of a join under way."""
+        if self.joining is not None:
+            self.joining.discard(name)
+            if not self.joining:
+                self.joining = None
+
+    # Host: what the machine wants done
+
+    def answer(self, frame: ServerFrame) -> None:
+        """See `Host`."""
+        if self.blocked & ENDED or self.format == NO_FORMAT:
+            return
+        node = self._node
+        node.frames_out[type(frame)] += 1
+        if isinstance(frame, Error):
+            node.metrics.access_errors.labels(frame.code).inc()
+        self.transport.write(FORMATS[self.format].wrap(_encode(frame)))
+
+    def write(self, frame: bytes) -> None:
+        """Write a JSON frame made elsewhere."""
+        if not self.blocked & ENDED:
+            self.transport.write(FORMATS[self.format].wrap(frame))
+
+    def end(self, code: str, reason: str) -> None:
+        """See `Host`."""
+        if self.blocked & ENDED:
+            return
+        entry = CODES[code]
+        close = entry.close or _BAD_FRAME.close or 0
+        codec = self.codec
+        if self.format != NO_FORMAT:
+            extra: dict[str, Any] = {} if FORMATS[self.format].close_codes else {"close": close}
+            self.answer(Error(code, reason, entry.retry, **extra))
+        if codec is not None and not isinstance(codec, ProxyHeader):
+            self.transport.write(codec.close(close, reason))
+        wheel = self._node.wheel
+        self._gone(code)
+        if (
+            self.format == TCP_JSON
+            or codec is None
+            or isinstance(codec, ProxyHeader)
+            or codec.ended is not None
+        ):
+            self.transport.close()
+        # A client that answers the close ends the socket itself; one that does not is cut off.
+        wheel.put(self, wheel.tick + wheel.ticks(CLOSE_SECONDS))
+
+    def _gone(self, reason: str) -> None:
+        """Let go of everything, once; `reason` is told to who handles the session's disconnect."""
+        if self.blocked & ENDED:
+            return
+        if self.blocked & ASIDE:
+            self._node.metrics.access_aside.dec()
+        self.blocked = ENDED
+        for channel in self.channels_list():
+            self.leave(channel)
+        self._node.gone(self, reason)
+
+    def connect(self, frame: frames.Connect) -> None:
+        """See `Host`."""
+        wheel = self._node.wheel
+        self.limit = min(self.limit, wheel.tick + wheel.ticks(self._node.settings.redis.timeout))
+        wheel.put(self, self.limit)
+        try:
+            self._node.connect(self, frame)
+        except Reject as reject:
+            self._node.metrics.access_refused.labels(reject.code).inc()
+            self.machine.signal(Event.ENDED, reject.code, str(reject))
+
+    def subscribe(self, frame: frames.Subscribe) -> None:
+        """See `Host`."""
+        self._node.subscribes.subscribe(self, frame)
+
+    def unsubscribe(self, frame: frames.Unsubscribe) -> None:
+        """See `Host`."""
+        self._node.subscribes.unsubscribe(self, frame)
+
+    def publish(self, frame: frames.Send) -> None:
+        """See `Host`."""
+        assert self.session is not None
+        granted = self._node.may_send(self.session, frame.to)
+        self._node.produce.send(self, self.session, frame, granted=granted)
+
+    def ask(self, frame: frames.Request) -> None:
+        """See `Host`."""
+        assert self.session is not None
+        wheel = self._node.wheel
+        self._node.produce.request(self, self.session, frame)
+        wheel.put(self, wheel.tick + wheel.ticks(self._node.settings.access.request_deadline))
+
+    def request_deadline(self) -> float:
+        """See `Host`."""
+        return self._node.clock.monotonic() + self._node.settings.access.request_deadline
+
+    def cursor(self, frame: frames.Cursor) -> None:
+        """See `Host`."""
+        channel = self._node.registry.get(frame.channel) if self.has(frame.channel) else None
+        if channel is None or self.session is None:
+            reason = "this channel is not subscribed"
+            self.answer(Error("forbidden", reason, retry=False, channel=frame.channel))
+        elif frame.seq > channel.seq:
+            reason = f"the channel's head is {channel.seq}"
+            self.answer(Error("bad_request", reason, retry=False, channel=frame.channel))
+        elif channel.epoch:
+            self._node.produce.cursor(channel.name, self.session, frame.seq, channel.epoch)
+
+    def refresh(self, frame: frames.Refresh) -> None:
+        """See `Host`."""
+        assert self.session is not None
+        try:
+            self._node.refresh(self, self.session, frame.token)
+        except Reject as reject:
+            self.machine.signal(Event.ENDED, reject.code, str(reject))
+            return
+        self.answer(Refreshed(frame.id))
+
+    def drain(self) -> None:
+        """See `Host`."""
+        self.answer(Drain(after=self._node.drain_after()))

@@ -1,0 +1,240 @@
+"""Fan-out: write what a channel has to all who are to get it, in slices, in order.
+
+Encoded once per wire format. What is ready for a channel in one turn of the loop goes out in one write per
+connection. A job is bound to those who were subscribed when it was made; the jobs of one channel run one
+after the other, and after 2 ms of work the loop gets its turn. Who was put aside or joined since is skipped:
+from then on the log serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+from typing import TYPE_CHECKING, Final
+
+from holdfast.records import message_frame
+
+from .formats import FORMATS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from holdfast.observe.metrics import Metrics
+
+    from .driver import Driver
+    from .registry import Channel
+
+SLICE_SECONDS: Final = 0.002
+SLICE_SENDS: Final = 256
+"""uvloop writes at the end of its turn, so a slice must be short in sends as well as in time."""
+
+LOOK: Final = 64
+"""Sends between two looks at the clock."""
+
+MAX_PENDING: Final = 1024 * 1024
+"""Bytes that wait for their fan-out in one channel; above it the channel reads the log instead."""
+
+SMALL: Final = 64
+"""Subscribers up to whom a job is done at once."""
+
+Entry = tuple[int, bytes]
+
+
+class Flow:
+    """What a channel has on its way: nothing for most channels, most of the time.
+
+    `heard` is a position that was heard of and could not be placed: read the log. `again`: read it in any
+    case. `left` counts the jobs of the read that is being handed out.
+    """
+
+    __slots__ = ("again", "heard", "jobs", "left", "pending", "size", "syncing")
+
+    def __init__(self) -> None:
+        self.pending: list[Entry] = []
+        self.jobs: collections.deque[Job] = collections.deque()
+        self.size = 0
+        self.heard: tuple[str, int] | None = None
+        self.again = False
+        self.syncing = False
+        self.left = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        return self.size >= MAX_PENDING
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be forgotten."""
+        return not (self.pending or self.jobs or self.syncing or self.again or self.heard)
+
+
+class Blobs:
+    """A run of entries as bytes for each wire format, made when the first connection needs it."""
+
+    __slots__ = ("_channel", "_entries", "_made")
+
+    def __init__(self, channel: Channel, entries: Sequence[Entry]) -> None:
+        name, epoch = channel.name, channel.epoch
+        self._channel = (name, epoch)
+        self._entries = entries
+        self._made: list[bytes | None] = [None] * len(FORMATS)
+
+    def __getitem__(self, form: int) -> bytes:
+        made = self._made[form]
+        if made is None:
+            wrap = FORMATS[form].wrap
+            name, epoch = self._channel
+            made = b"".join([wrap(message_frame(name, seq, epoch, entry)) for seq, entry in self._entries])
+            self._made[form] = made
+        return made
+
+
+class Job:
+    """Entries `start` + 1 to `end`, and those who get them. `lagging`: they stand at `start` on their own."""
+
+    __slots__ = ("blobs", "channel", "count", "done", "end", "lagging", "size", "skip", "start", "to")
+
+    def __init__(
+        self, channel: Channel, entries: Sequence[Entry], start: int, to: Sequence[Driver], *, lagging: bool
+    ) -> None:
+        self.channel = channel
+        self.blobs = Blobs(channel, entries)
+        self.count = len(entries)
+        self.size = sum(len(entry) for _, entry in entries)
+        self.start = start
+        self.end = entries[-1][0]
+        self.to = to
+        self.done = 0
+        self.skip: set[Driver] | None = None
+        self.lagging = lagging
+
+
+class Fanout:
+    """Runs the jobs of all channels.
+
+    `on_aside` takes a subscriber who does not read out of the channel, at a position; `on_caught_up` hears
+    of a lagging one who got a job; `on_done` of each job's end.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        on_aside: Callable[[Channel, Driver, int], None],
+        on_caught_up: Callable[[Channel, Driver, int], None],
+        on_done: Callable[[Channel, Job], None],
+    ) -> None:
+        self.slice_sends = SLICE_SENDS
+        self._metrics = metrics
+        self._on_aside = on_aside
+        self._on_caught_up = on_caught_up
+        self._on_done = on_done
+        self._ready: dict[Channel, None] = {}
+        self._scheduled = False
+        self._active: collections.deque[Job] = collections.deque()
+
+    def add(self, channel: Channel, flow: Flow, seq: int, entry: bytes) -> None:
+        """Give the next entry to the channel's live subscribers, soon."""
+        flow.pending.append((seq, entry))
+        flow.size += len(entry)
+        self._ready[channel] = None
+        self._wake()
+
+    def cut(self, channel: Channel) -> None:
+        """Bind what waits in the channel to those who are live now, before that changes."""
+        flow = channel.flow
+        if flow is None or not flow.pending:
+            return
+        entries, flow.pending = flow.pending, []
+        job = Job(channel, entries, entries[0][0] - 1, channel.live_drivers(), lagging=False)
+        self._metrics.access_fanout_size.observe(len(job.to))
+        self.run(flow, job)
+
+    def drop(self, channel: Channel) -> None:
+        """Forget what waits in the channel: its subscribers are told that they missed it."""
+        flow = channel.flow
+        if flow is not None and flow.pending:
+            flow.size -= sum(len(entry) for _, entry in flow.pending)
+            flow.pending = []
+
+    def run(self, flow: Flow, job: Job) -> None:
+        """Run a job, after those that its channel has already."""
+        if job.lagging:
+            flow.size += job.size
+        flow.jobs.append(job)
+        if len(flow.jobs) > 1:
+            return
+        if len(job.to) <= SMALL:
+            self._work(job, len(job.to))
+            self._finish(job)
+        else:
+            self._active.append(job)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        ready, self._ready = self._ready, {}
+        for channel in ready:
+            self.cut(channel)
+        end = time.perf_counter() + SLICE_SECONDS
+        sends = self.slice_sends
+        active = self._active
+        while active and sends > 0:
+            job = active[0]
+            step = min(LOOK, sends)
+            self._work(job, step)
+            sends -= step
+            if job.done >= len(job.to):
+                active.popleft()
+                self._finish(job)
+            elif time.perf_counter() > end:
+                active.rotate(-1)  # other channels come before the rest of this crowd
+                break
+        if active or self._ready:
+            self._wake()
+
+    def _work(self, job: Job, most: int) -> None:
+        """Write a job to the next `most` of its connections."""
+        to, blobs, skip = job.to, job.blobs, job.skip
+        first = job.done
+        last = min(first + most, len(to))
+        written = 0
+        # Set before the loop: what is called from it may look at the job.
+        job.done = last
+        for index in range(first, last):
+            driver = to[index]
+            if skip is not None and driver in skip:
+                continue
+            if driver.blocked:
+                if not job.lagging and not driver.ended:
+                    self._on_aside(job.channel, driver, job.start)
+                continue
+            if job.lagging:
+                own = job.channel.own
+                if own is None or own.get(driver) != job.start:
+                    continue
+                driver.transport.write(blobs[driver.format])
+                self._on_caught_up(job.channel, driver, job.end)
+            else:
+                driver.transport.write(blobs[driver.format])
+            written += 1
+        if written:
+            self._metrics.access_deliveries.inc(written * job.count)
+
+    def _finish(self, job: Job) -> None:
+        channel = job.channel
+        flow = channel.flow
+        assert flow is not None
+        flow.jobs.popleft()
+        flow.size -= job.size
+        if flow.jobs:
+            following = flow.jobs[0]
+            self._active.append(following)
+            self._wake()
+        self._on_done(channel, job)

@@ -1,0 +1,195 @@
+"""What dispatch pushes: items for local connections, and the chain of each partition.
+
+A push says which offset it follows. Where that is above what this node knows of, something was missed: the
+shard is asked what changed since, and local channels among it read the log. A partition of which nothing was
+heard for 3 s is asked the same once a second: delivery degrades to polling, it does not stop (inv 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from holdfast.errors import Retry
+from holdfast.log.port import NEW
+from holdfast.nodelink.frames import BREAK, ChangeItem, MessageItem, ReplyItem
+
+if TYPE_CHECKING:
+    from holdfast.nodelink.frames import Push
+
+    from .node import AccessNode
+
+QUIET_SECONDS: Final = 3.0
+PAGE: Final = 1000
+"""Channels in one answer to "what changed", at most."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Answer(msgspec.Struct):
+    """What of a reply's frame must be known here."""
+
+    t: str
+    id: int | str | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class Chain:
+    """One partition: everything up to offset `upto` of `generation` was heard, or is being asked for."""
+
+    __slots__ = ("asking", "generation", "heard_at", "since", "upto")
+
+    def __init__(self) -> None:
+        self.generation = ""
+        self.upto: int | None = None
+        self.since: int | None = None
+        self.heard_at = 0.0
+        self.asking = False
+
+
+class Links:
+    """Takes pushes."""
+
+    def __init__(self, node: AccessNode) -> None:
+        self._node = node
+        self._chains = [Chain() for _ in range(node.parts.log.partitions)]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, shard: int, generation: str, offset: int) -> None:
+        """Take a shard's watermark, read when nobody here had subscribed."""
+        chain = self._chains[shard]
+        chain.generation, chain.upto = generation, offset
+        chain.heard_at = self._node.clock.monotonic()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        for task in self._tasks:
+            task.cancel()
+
+    # pushes
+
+    def push(self, link: object, push: Push) -> None:
+        """Take one push."""
+        del link
+        node = self._node
+        if not 0 <= push.partition < len(self._chains):
+            node.metrics.access_nodelink_refused.labels("partition").inc()
+            return
+        chain = self._chains[push.partition]
+        chain.heard_at = node.clock.monotonic()
+        missed = (
+            push.follows == BREAK
+            or chain.upto is None
+            or push.follows > chain.upto
+            or chain.generation not in (push.generation, "")
+        )
+        for item in push.items:
+            self._item(item)
+        if missed:
+            node.metrics.access_breaks.inc()
+            self.missed(push.partition, "break")
+        if push.generation != chain.generation:
+            if chain.generation:
+                self._all(push.partition)
+            chain.generation, chain.upto = push.generation, push.upto
+        else:
+            chain.upto = push.upto if chain.upto is None else max(chain.upto, push.upto)
+
+    def _item(self, item: MessageItem | ReplyItem | ChangeItem) -> None:
+        node = self._node
+        if isinstance(item, MessageItem):
+            channel = node.registry.get(item.channel)
+            if channel is not None:
+                node.delivery.push(channel, item.epoch, item.seq, item.entry)
+        elif isinstance(item, ReplyItem):
+            self._reply(item)
+        else:
+            self._changed(item.channel)
+
+    def _reply(self, item: ReplyItem) -> None:
+        node = self._node
+        driver = node.drivers.get(item.connection)
+        if driver is None or driver.session is None or item.deadline < node.clock.now_ms():
+            node.metrics.access_replies_dropped.inc()
+            return
+        try:
+            answer = _decode(item.frame)
+        except msgspec.DecodeError:
+            node.metrics.access_replies_dropped.inc()
+            return
+        asked = answer.id is not None and driver.machine.answered(answer.id)
+        if answer.t == "reply" and not asked:
+            node.metrics.access_replies_dropped.inc()  # it was answered with `unavailable` at its deadline
+            return
+        driver.write(item.frame)
+
+    def _changed(self, name: str) -> None:
+        """Look again at who a user or a token is."""
+        kind, _, identity = name.partition(":")
+        if kind == "user":
+            self._node.groups.look(identity)
+        elif kind == "token":
+            channel = self._node.registry.get(name)
+            if channel is not None:
+                self._node.groups.look_token(channel)
+
+    # what was missed
+
+    def _all(self, shard: int) -> None:
+        """Read every local channel of a shard."""
+        for channel in list(self._node.registry.of_shard(shard)):
+            self._look(channel.name)
+
+    def _look(self, name: str) -> None:
+        channel = self._node.registry.get(name)
+        if channel is not None:
+            self._node.delivery.look(channel)
+            self._changed(name)
+
+    def missed(self, shard: int, why: str) -> None:
+        """Ask the shard what changed since the last position that is known."""
+        chain = self._chains[shard]
+        if chain.since is None:
+            chain.since = chain.upto if chain.upto is not None else NEW
+        if not chain.asking:
+            chain.asking = True
+            task = asyncio.get_running_loop().create_task(self._ask(shard, chain, why))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, shard: int, chain: Chain, why: str) -> None:
+        node = self._node
+        delay = 0.05
+        try:
+            while (since := chain.since) is not None:
+                chain.since = None
+                node.metrics.access_polls.labels(why).inc()
+                try:
+                    watermark, changed = await node.parts.log.changed(shard, since, PAGE)
+                except Retry as error:
+                    chain.since = since if chain.since is None else min(since, chain.since)
+                    _log.debug("cannot ask what changed: %s", error, extra={"shard": shard})
+                    await node.clock.sleep(error.after or delay)
+                    delay = min(delay * 2, 1.0)
+                    continue
+                for name, _ in changed:
+                    self._look(name)
+                if len(changed) >= PAGE:
+                    rest = changed[-1][1]
+                    chain.since = rest if chain.since is None else min(rest, chain.since)
+                elif chain.upto is None or chain.upto < watermark.offset:
+                    chain.upto = watermark.offset
+        finally:
+            chain.asking = False
+
+    def tick(self) -> None:
+        """Once a second: ask for partitions of which nothing is heard."""
+        now = self._node.clock.monotonic()
+        for shard, chain in enumerate(self._chains):
+            if now - chain.heard_at > QUIET_SECONDS and not chain.asking:
+                self.missed(shard, "quiet")

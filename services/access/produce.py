@@ -1,0 +1,213 @@
+"""What access puts into the queue: sends, requests, session events, cursors. One producer for all.
+
+A session's end is kept until it is durable, and only then is its entry in the log removed (the entry is the
+outbox of the session's events). Cursors are coalesced: one a second for each (channel, user, device).
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+from typing import TYPE_CHECKING, Final
+
+from holdfast import records
+from holdfast.channel import partition_of
+from holdfast.errors import HoldfastError, Retry
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from holdfast.bus.port import Bus, Producer
+    from holdfast.clock import Clock
+    from holdfast.observe.metrics import Metrics
+    from holdfast.protocol.frames import Request, Send
+
+    from .driver import Driver
+    from .sessions import Session
+
+MAX_CURSORS: Final = 10_000
+"""Cursors that wait for their second, at most; the oldest goes out early."""
+
+_log = logging.getLogger(__name__)
+
+
+class Produce:
+    """The way into the queue."""
+
+    def __init__(
+        self, bus: Bus, clock: Clock, metrics: Metrics, incarnation: str, request_deadline: float
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._metrics = metrics
+        self._incarnation = incarnation
+        self._request_deadline = request_deadline
+        self._producer: Producer | None = None
+        self._events: dict[str, tuple[records.SessionEvent, object]] = {}
+        self._again: dict[str, tuple[records.SessionEvent, object]] = {}
+        self._cursors: collections.OrderedDict[tuple[str, str, str], records.Cursor] = (
+            collections.OrderedDict()
+        )
+        self._requests = 0
+        self._unfinished = 0
+
+    async def start(self, deadline: float) -> None:
+        """Open the producer; `deadline` in seconds is when a send without an answer fails."""
+        self._producer = await self._bus.producer(deadline=deadline)
+
+    async def close(self) -> None:
+        """Wait for what is pending."""
+        if self._producer is not None:
+            await self._producer.close()
+
+    # sends and requests
+
+    def send(self, driver: Driver, session: Session, frame: Send, *, granted: bool) -> None:
+        """Put a send into the queue. Raises Retry when the producer is full."""
+        message = records.message_id(session.user, session.client, frame.n)
+        record = records.Send(
+            user=session.user,
+            client=session.client,
+            n=frame.n,
+            message=message,
+            to=frame.to,
+            type=frame.type,
+            data=bytes(frame.data),
+            ts=self._clock.now_ms(),
+            session=session.id,
+            device=session.device,
+            node=self._incarnation,
+            connection=driver.number,
+            frame=frame.id,
+            granted=granted,
+        )
+        future = self._inbound(session.user, record)
+        future.add_done_callback(
+            functools.partial(self._sent, driver, frame.n, message, self._clock.monotonic())
+        )
+
+    def _sent(self, driver: Driver, n: int, message: str, began: float, future: asyncio.Future[int]) -> None:
+        if _failed(future):
+            driver.machine.failed(n, "it is not known whether the message was stored; send it again")
+        else:
+            self._metrics.access_ack_seconds.observe(self._clock.monotonic() - began)
+            driver.machine.acked(n, message)
+
+    def request(self, driver: Driver, session: Session, frame: Request) -> None:
+        """Put a request into the queue. Raises Retry when the producer is full."""
+        self._requests += 1
+        now = self._clock.now_ms()
+        record = records.Request(
+            user=session.user,
+            client=session.client,
+            key=f"{session.id}/{self._requests}",
+            type=frame.type,
+            data=bytes(frame.data),
+            ts=now,
+            session=session.id,
+            device=session.device,
+            node=self._incarnation,
+            connection=driver.number,
+            frame=frame.id,
+            deadline=now + int(self._request_deadline * 1000),
+        )
+        # One that fails is answered at its deadline, as one that nobody handled.
+        self._inbound(session.user, record).add_done_callback(_failed)
+
+    def _inbound(self, user: str, record: records.Inbound) -> asyncio.Future[int]:
+        assert self._producer is not None
+        return self._producer.produce(
+            "inbound", partition_of(user, self._bus.partitions), user.encode(), records.encode(record)
+        )
+
+    # session events
+
+    def event(self, session: Session, kind: str, reason: str = "", done: object = None) -> None:
+        """Put a session's event into the queue, again until it is there; then `done()` is called."""
+        record = records.SessionEvent(
+            kind, session.user, session.id, session.device, session.client, self._incarnation,
+            self._clock.now_ms(), reason,
+        )  # fmt: skip
+        if kind == "disconnect" and f"{session.id}/connect" in self._again:
+            del self._again[f"{session.id}/connect"]  # logic ignores one that comes after its disconnect
+        self._events[record.id] = (record, done)
+        self._emit(record, done)
+
+    def _emit(self, record: records.SessionEvent, done: object) -> None:
+        try:
+            future = self._inbound(record.user, record)
+        except Retry:
+            self._again[record.id] = (record, done)
+            return
+        future.add_done_callback(functools.partial(self._emitted, record, done))
+
+    def _emitted(self, record: records.SessionEvent, done: object, future: asyncio.Future[int]) -> None:
+        if _failed(future):
+            if record.kind == "disconnect" or f"{record.session}/disconnect" not in self._events:
+                self._again[record.id] = (record, done)
+            else:
+                self._events.pop(record.id, None)
+            return
+        self._events.pop(record.id, None)
+        if callable(done):
+            done()
+
+    @property
+    def unfinished(self) -> int:
+        """Session events that are not durable yet."""
+        return len(self._events)
+
+    # cursors
+
+    def cursor(self, channel: str, session: Session, seq: int, epoch: str) -> None:
+        """Keep a cursor; it goes into the queue within a second."""
+        key = (channel, session.user, session.device)
+        waiting = self._cursors.get(key)
+        if waiting is not None and waiting.epoch == epoch and waiting.seq >= seq:
+            return
+        if waiting is None and len(self._cursors) >= MAX_CURSORS:
+            self._store(self._cursors.popitem(last=False)[1])
+        self._cursors[key] = records.Cursor(channel, session.user, session.device, seq, epoch)
+
+    def _store(self, cursor: records.Cursor) -> None:
+        assert self._producer is not None
+        try:
+            future = self._producer.produce(
+                "outbound",
+                partition_of(cursor.channel, self._bus.partitions),
+                cursor.channel.encode(),
+                records.encode(cursor),
+            )
+        except Retry:
+            self._keep(cursor)
+            return
+        future.add_done_callback(functools.partial(self._stored, cursor))
+
+    def _stored(self, cursor: records.Cursor, future: asyncio.Future[int]) -> None:
+        if _failed(future):
+            self._keep(cursor)
+
+    def _keep(self, cursor: records.Cursor) -> None:
+        """Try a cursor again in its next second, unless a newer one waits or there are too many."""
+        if len(self._cursors) < MAX_CURSORS:
+            self._cursors.setdefault((cursor.channel, cursor.user, cursor.device), cursor)
+
+    def tick(self) -> None:
+        """Once a second: write the cursors, and the events that failed."""
+        cursors, self._cursors = self._cursors, collections.OrderedDict()
+        for cursor in cursors.values():
+            self._store(cursor)
+        again, self._again = self._again, {}
+        for record, done in again.values():
+            self._emit(record, done)
+
+
+def _failed(future: asyncio.Future[int]) -> bool:
+    """Tell whether a record's outcome is unknown."""
+    if future.cancelled():
+        return True
+    error = future.exception()
+    if error is not None and not isinstance(error, HoldfastError):
+        _log.error("a record failed in a way that no adapter should", exc_info=error)
+    return error is not None

@@ -1,0 +1,70 @@
+"""Reads of the log, merged: one in flight per shard; what arrives meanwhile goes into the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from holdfast.errors import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.clock import Clock
+    from holdfast.log.port import Log, Query, View
+
+MAX_QUERIES: Final = 128
+"""Queries in one read, at most: a read must not hold the store for long."""
+
+FIRST_DELAY: Final = 0.05
+LONGEST_DELAY: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Reader:
+    """Reads channels. A query is asked again until it is answered; who asked must know when to give up.
+
+    What waits is bounded by who asks: one query per join and one per channel position that lags.
+    """
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self._waiting: list[list[tuple[Query, Callable[[View], None]]]] = [[] for _ in range(log.partitions)]
+        self._running = [False] * log.partitions
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def read(self, shard: int, query: Query, call: Callable[[View], None]) -> None:
+        """Make `call` with the answer to `query`."""
+        self._waiting[shard].append((query, call))
+        if not self._running[shard]:
+            self._running[shard] = True
+            task = asyncio.get_running_loop().create_task(self._run(shard))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """Read no more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, shard: int) -> None:
+        delay = FIRST_DELAY
+        try:
+            while waiting := self._waiting[shard]:
+                batch, self._waiting[shard] = waiting[:MAX_QUERIES], waiting[MAX_QUERIES:]
+                try:
+                    views = await self._log.read(shard, [query for query, _ in batch])
+                except Retry as error:
+                    _log.debug("a read failed: %s", error, extra={"shard": shard})
+                    self._waiting[shard] = batch + self._waiting[shard]
+                    await self._clock.sleep(error.after or delay)
+                    delay = min(delay * 2, LONGEST_DELAY)
+                    continue
+                delay = FIRST_DELAY
+                for (_, call), view in zip(batch, views, strict=True):
+                    call(view)
+        finally:
+            self._running[shard] = False

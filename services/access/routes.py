@@ -1,0 +1,162 @@
+"""Routes and sessions, written to the log in numbered micro-batches: one update in flight per shard.
+
+Everything that arrives while an update is in flight goes into the next one, so a storm of connects costs a
+few hundred round trips. A change replaces an earlier one of the same thing that was not sent yet, so what
+waits is bounded by what this node holds. Whoever needs a change recorded before it goes on (inv 5) leaves a
+call with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from holdfast.errors import Retry
+from holdfast.log.port import Change, NodeUpdate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from holdfast.clock import Clock
+    from holdfast.log.port import Log
+    from holdfast.observe.metrics import Metrics
+
+MAX_CHANGES: Final = 1000
+"""Changes in one update, at most (but for one that writes everything again)."""
+
+FIRST_DELAY: Final = 0.05
+LONGEST_DELAY: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Shard:
+    """What is known and wanted of one shard. `number` is that of the last confirmed update."""
+
+    __slots__ = ("calls", "changes", "failing_since", "number", "running", "whole")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.changes: dict[tuple[str, str], Change] = {}
+        self.calls: list[Callable[[], None]] = []
+        self.running = False
+        self.whole = False
+        self.failing_since: float | None = None
+
+
+class Routes:
+    """Writes what this node holds. `everything` gives all changes that make up a shard, to write it anew."""
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        incarnation: str,
+        everything: Callable[[int], Iterable[Change]],
+        on_rewritten: Callable[[int], None],
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics
+        self._incarnation = incarnation
+        self._everything = everything
+        self._on_rewritten = on_rewritten
+        self._shards = [Shard() for _ in range(log.partitions)]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def change(self, shard: int, change: Change, call: Callable[[], None] | None = None) -> None:
+        """Put a change into the shard's next update; `call` is made once it is recorded."""
+        state = self._shards[shard]
+        thing = change.info.session if change.info is not None else change.session
+        state.changes[change.op[1:] + thing, change.name] = change
+        if call is not None:
+            state.calls.append(call)
+        self._wake(shard, state)
+
+    def forgot(self, shard: int, known: int, number: int) -> None:
+        """Tell that the shard knew update `number` when this node had confirmed `known`."""
+        state = self._shards[shard]
+        if number < known and not state.whole:
+            state.whole = True
+            self._metrics.access_forgotten.inc()
+            _log.warning(
+                "a shard forgot this node; writing it again", extra={"shard": shard, "number": number}
+            )
+            self._wake(shard, state)
+
+    def number(self, shard: int) -> int:
+        """Return the number of the last confirmed update."""
+        return self._shards[shard].number
+
+    def away(self, shard: int, seconds: float) -> bool:
+        """Tell whether updates of the shard have been failing for longer than `seconds`."""
+        since = self._shards[shard].failing_since
+        return since is not None and self._clock.monotonic() - since > seconds
+
+    @property
+    def idle(self) -> bool:
+        """Whether all is written."""
+        return not any(state.running or state.changes for state in self._shards)
+
+    def stop(self) -> None:
+        """Write no more."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _wake(self, shard: int, state: Shard) -> None:
+        if not state.running:
+            state.running = True
+            # The task begins on the loop's next turn: what else this turn brings goes into the same update.
+            task = asyncio.get_running_loop().create_task(self._run(shard, state))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, shard: int, state: Shard) -> None:
+        try:
+            while state.changes or state.calls or state.whole:
+                await self._update(shard, state)
+        finally:
+            state.running = False
+
+    async def _update(self, shard: int, state: Shard) -> None:
+        whole, calls = state.whole, state.calls
+        if whole or len(state.changes) <= MAX_CHANGES:
+            changes, state.changes, state.calls = state.changes, {}, []
+        else:
+            # Calls wait for the last part, since they do not say which part they are about.
+            keys = list(state.changes)[:MAX_CHANGES]
+            changes = {key: state.changes.pop(key) for key in keys}
+            calls = []
+        number = state.number + 1
+        listed = tuple(self._everything(shard)) if whole else tuple(changes.values())
+        self._metrics.access_update_changes.observe(len(listed))
+        update = NodeUpdate(self._incarnation, number, listed, whole)
+        if await self._write(shard, state, update) >= number:
+            state.number = number
+            if whole:
+                state.whole = False
+                self._on_rewritten(shard)
+            for call in calls:
+                call()
+            return
+        # It forgot. What was taken out above is part of everything, which is written next.
+        state.calls = calls + state.calls
+        self.forgot(shard, number, 0)
+
+    async def _write(self, shard: int, state: Shard, update: NodeUpdate) -> int:
+        delay = FIRST_DELAY
+        while True:
+            try:
+                number = await self._log.update(shard, update)
+            except Retry as error:
+                if state.failing_since is None:
+                    state.failing_since = self._clock.monotonic()
+                    _log.warning("routes cannot be written: %s", error, extra={"shard": shard})
+                await self._clock.sleep(error.after or delay)
+                delay = min(delay * 2, LONGEST_DELAY)
+            else:
+                state.failing_since = None
+                return number

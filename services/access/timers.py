@@ -1,0 +1,95 @@
+"""ONE timer wheel for all connections: heartbeats, handshakes, tokens' ends, clients put aside.
+
+An entry costs a place in a list. Who is due is asked what to do (`check`) and says when to ask again; nothing
+is moved when something was heard. An entry whose owner moved on to an earlier tick is stale, and skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.clock import Clock, Timer
+
+NEVER: Final = 0
+SLICE_SECONDS: Final = 0.002
+_LOOK: Final = 32
+
+
+class Timed(Protocol):
+    """Who may be put on the wheel. `due` is a tick, NEVER while it is not on it."""
+
+    due: int
+
+    def check(self, tick: int) -> int:
+        """Do what is due; return the tick of the next check, or NEVER."""
+
+
+class TimerWheel:
+    """Counts ticks of `every` seconds; `tick` is the present one, shared by all as their time stamp."""
+
+    def __init__(self, clock: Clock, every: float, on_tick: Callable[[], object]) -> None:
+        self.tick = 1
+        self.every = every
+        self._clock = clock
+        self._on_tick = on_tick
+        self._began = clock.monotonic()
+        self._buckets: dict[int, list[Timed]] = {}
+        self._rest: list[Timed] = []
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begin to turn."""
+        self._timer = self._clock.call_later(self.every, self._turn)
+
+    def stop(self) -> None:
+        """Turn no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._buckets.clear()
+        self._rest.clear()
+
+    def ticks(self, seconds: float) -> int:
+        """Return how many ticks pass in `seconds`, at least one."""
+        return max(1, -int(-seconds // self.every))
+
+    def put(self, timed: Timed, tick: int) -> None:
+        """Check `timed` at `tick`, or earlier where it is due earlier already."""
+        tick = max(tick, self.tick + 1)
+        if timed.due != NEVER and timed.due <= tick:
+            return
+        timed.due = tick
+        self._buckets.setdefault(tick, []).append(timed)
+
+    def _turn(self) -> None:
+        assert self._timer is not None
+        now = int((self._clock.monotonic() - self._began) / self.every + 1e-6) + 1
+        while self.tick < now:
+            self.tick += 1
+            for timed in self._buckets.pop(self.tick, ()):
+                if timed.due == self.tick:
+                    self._rest.append(timed)
+        self._on_tick()
+        self._timer = self._clock.call_later(self.every, self._turn)
+        self._slice()
+
+    def _slice(self) -> None:
+        """Check who is due, for 2 ms at a time: they may all have come in the same second."""
+        end = time.perf_counter() + SLICE_SECONDS
+        rest = self._rest
+        count = 0
+        while rest:
+            timed = rest.pop()
+            timed.due = NEVER
+            tick = timed.check(self.tick)
+            if tick != NEVER:
+                self.put(timed, tick)
+            count += 1
+            if count % _LOOK == 0 and time.perf_counter() > end:
+                if self._timer is not None:
+                    self._clock.call_later(0.001, self._slice)
+                return
