@@ -65,11 +65,7 @@ class Queue:
         return 2 * len(self._records) <= self._bound and 2 * self._bytes <= QUEUE_BYTES
 
     def put(self, records: Sequence[Record]) -> None:
-        """Add what was fetched; what was there before is left out."""
-        if records[0].offset < self.next:
-            records = [record for record in records if record.offset >= self.next]
-            if not records:
-                return
+        """Add what was fetched."""
         self._records.extend(records)
         self._bytes += sum(len(record.value or b"") for record in records)
         self.next = records[-1].offset + 1
