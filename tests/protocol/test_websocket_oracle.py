@@ -104,7 +104,8 @@ wire_frames = st.builds(
 def test_the_same_close_code(frames: list[bytes]) -> None:
     """For any sequence of frames, right or wrong, both implementations close with the same code, or do not.
 
-    UTF-8 is not compared: that implementation leaves it to another layer.
+    Not compared: UTF-8, which that implementation leaves to another layer, and a close between fragments,
+    which the RFC allows (section 5.4: control frames may come there) and that implementation refuses.
     """
     theirs, ours = their_server_for_raw()
     for frame in frames:
@@ -112,8 +113,11 @@ def test_the_same_close_code(frames: list[bytes]) -> None:
         if ours.ended is not None and ours.ended.code == 1007:
             return
         theirs.receive_data(frame)
-    found, expected = close_codes(ours.take()), close_codes(b"".join(theirs.data_to_send()))
-    # A frame that is wrong twice (out of place and too big, its code and its reason) may be refused for either.
+    theirs_written = b"".join(theirs.data_to_send())
+    if b"incomplete fragmented message" in theirs_written:
+        return
+    found, expected = close_codes(ours.take()), close_codes(theirs_written)
+    # A frame that is wrong twice (out of place and too big; close code and reason) may be refused for either.
     assert found == expected or (found, expected) in (
         ([b"\x03\xea"], [b"\x03\xf1"]),
         ([b"\x03\xea"], [b"\x03\xef"]),
