@@ -36,6 +36,8 @@ _RECORD_OVERHEAD: Final = 64
 _BACKOFF: Final = (0.05, 1.0)
 _RELEASE_SECONDS: Final = 5.0
 
+_NO_HEADERS: Final[list[tuple[str, bytes]]] = []
+
 _log = logging.getLogger(__name__)
 
 _Pending = tuple[float, bytes | None, bytes | None, Any, int, asyncio.Future[int]]
@@ -107,7 +109,7 @@ class KafkaProducer:
         self._records += 1
         self._bytes += size
         due = self._clock.monotonic() + self._deadline
-        lane.waiting.append((due, key, value, headers, size, future))
+        lane.waiting.append((due, key, value, list(headers) if headers else _NO_HEADERS, size, future))
         if not lane.flying:
             self._ready[lane] = None
             self._notify()
@@ -174,6 +176,7 @@ class KafkaProducer:
         return beneath
 
     async def _send_forever(self, beneath: AIOKafkaProducer) -> None:
+        self._wake = self._loop.create_future()  # the last pump's end may have cancelled the old one
         try:
             while True:
                 # Lanes of a broker that has a request of ours are left to fill up until it answers.

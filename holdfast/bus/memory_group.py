@@ -1,4 +1,4 @@
-"""Consumer groups in memory: when a member comes or goes, all give up what they have and it is dealt again."""
+"""Consumer groups in memory: when a member comes or goes, all give up what they have; it is dealt again."""
 
 from __future__ import annotations
 
