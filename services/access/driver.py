@@ -7,7 +7,7 @@ this object, the machine, the codec, the session and a place on the timer wheel.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -107,7 +107,7 @@ class Driver(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses of it
         self.transport = transport
         node = self._node
         transport.set_write_buffer_limits(node.settings.access.buffer)
