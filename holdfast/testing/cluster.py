@@ -179,7 +179,9 @@ class Cluster:
         for partition in range(broker.partitions):
             for record in broker.partition("dead", partition).records:
                 headers = {name: value.decode(errors="replace") for name, value in record.headers}
-                found.append((record.ts, DeadLetter(headers.get("reason", ""), _decoded(record.value), headers)))
+                found.append(
+                    (record.ts, DeadLetter(headers.get("reason", ""), _decoded(record.value), headers))
+                )
         return [letter for _, letter in sorted(found, key=lambda pair: pair[0])]
 
     # --- time -----------------------------------------------------------------------------------------

@@ -14,12 +14,15 @@ from holdfast.network import Network, TcpNetwork
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
 
-from ..access.service import build as build_access
-from ..dispatch.service import build as build_dispatch
-from ..logic.service import build as build_logic
+# Relative, because a wheel has this package under another name.
+from ..access.service import build as build_access  # noqa: TID252
+from ..dispatch.service import build as build_dispatch  # noqa: TID252
+from ..logic.service import build as build_logic  # noqa: TID252
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from aiohttp import web
 
     from holdfast.app import App
     from holdfast.membership.port import Node
@@ -43,7 +46,10 @@ class Service(Protocol):
 
 
 class Embedded:
-    """`access`, `logic` and `dispatch` say how many of each; more than one need ports 0 in the settings."""
+    """One cluster. `access`, `logic` and `dispatch` say how many of each; several need port 0.
+
+    `routes` adds what is served beside the API.
+    """
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class Embedded:
         dispatch: int = 1,
         network: Network | None = None,
         clock: Clock | None = None,
+        routes: Callable[[web.Application], None] | None = None,
     ) -> None:
         self.settings = settings
         self.app = app
@@ -68,6 +75,7 @@ class Embedded:
         self.dispatch: list[Service] = []
         self._counts = {"dispatch": dispatch, "access": access, "logic": logic}
         self._parts: list[Parts] = []
+        self._routes = routes
 
     def parts(self) -> Parts:
         """Return what one more process of this cluster would be built from."""
@@ -108,7 +116,7 @@ class Embedded:
             service = build_access(parts, name, 0)
             self.access.append(service)
         elif role == "logic":
-            service = build_logic(parts, name, 0, app=self.app)
+            service = build_logic(parts, name, 0, self.app, self._routes)
             self.logic.append(service)
         else:
             service = build_dispatch(parts, name, 0)
@@ -140,7 +148,7 @@ class Embedded:
 
 
 def ready_settings(settings: Settings, *, secret: str, **sections: dict[str, Any]) -> Settings:
-    """Return settings with what one process needs: a secret where there is none, any port for the nodelink."""
+    """Return settings with what one process needs: a secret where there is none, a free nodelink port."""
     changed = {
         "auth": {"secrets": settings.auth.secrets or (secret,)},
         "nodelink": {"port": 0},

@@ -1,10 +1,9 @@
-"""`holdfast dev`: the whole system in this process, on memory, with a demo page. For the first five minutes."""
+"""`holdfast dev`: the whole system in this process, on memory, with a demo page."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import os
 import secrets
 import signal
@@ -12,20 +11,23 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from holdfast.app import App
 from holdfast.errors import Stop
 from holdfast.observe import logs
 from holdfast.process import run_loop
 from holdfast.settings import PREFIX, Settings, load
 
+from ..logic.service import load_app  # noqa: TID252 - a wheel has this package under another name
 from .cluster import Embedded, ready_settings
 from .routes import add_routes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.app import App
+
 _LOCAL: Final = "127.0.0.1"
 _PARTITIONS: Final = 4
+_DEMO: Final = f"{__package__}.demo:app"
 KEY: Final = "dev"
 
 
@@ -35,7 +37,7 @@ def run_dev(app: str | None) -> int:
     Raises Stop, naming what to change, for wrong settings, a port in use, or an app that cannot be loaded.
     """
     settings = dev_settings()
-    handlers = load_app(app or settings.logic.app)
+    handlers = load_app(app or settings.logic.app or _DEMO)
     for name, port in _ports(settings):
         _check_free(settings.process.host, name, port)
     logs.configure(settings.process.log_level, role="dev", node="dev")
@@ -54,26 +56,6 @@ def dev_settings() -> Settings:
     if f"{PREFIX}KAFKA_PARTITIONS" not in os.environ:
         own["kafka"] = {"partitions": _PARTITIONS, "replication": 1}
     return ready_settings(settings, secret=secrets.token_urlsafe(32), process=process, **own)
-
-
-def load_app(name: str | None) -> App:
-    """Return the `App` of `module:name`, or the demo's. Raises Stop when there is none."""
-    if not name:
-        from .demo import app  # noqa: PLC0415 - only where nobody brings his own
-
-        return app
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute or "app")
-    except ModuleNotFoundError as error:
-        if error.name != module and not module.startswith(f"{error.name}."):
-            raise
-        raise Stop(f"{name}: there is no module {error.name!r} in {os.getcwd()} or installed") from None  # noqa: PTH109
-    except AttributeError:
-        raise Stop(f"{name}: the module {module} has no {attribute or 'app'!r}") from None
-    if not isinstance(found, App):
-        raise Stop(f"{name} is a {type(found).__name__}, not a holdfast.app.App")
-    return found
 
 
 def _ports(settings: Settings) -> Sequence[tuple[str, int]]:
