@@ -261,7 +261,7 @@ class Shard:
     # memberships: a leave is remembered for a while, so that an older join does not undo it
 
     def _facts(self, record: LogRecord) -> dict[str, Fact]:
-        kind = self.facts.groups if record.op is Op.GROUP else self.facts.members
+        kind = self.facts.groups if record.op == Op.GROUP else self.facts.members
         return kind.get(record.channel, {})
 
     def _newest(self, record: LogRecord) -> Fact | None:
@@ -272,19 +272,19 @@ class Shard:
         return held
 
     def _membership(self, record: LogRecord) -> Placed:
-        version = record.score if record.op is Op.GROUP else record.offset
+        version = record.score if record.op == Op.GROUP else record.offset
         newest = self._newest(record)
         if newest is not None and newest.version >= version:
             return skipped(newest)
         header = self._touch(record)
-        if record.op is Op.GROUP:
+        if record.op == Op.GROUP:
             fact, present = Fact(version, record.seq, record.epoch), record.content == 1
         else:
-            fact, present = Fact(version, header.next - 1, header.epoch), record.op is Op.JOIN
+            fact, present = Fact(version, header.next - 1, header.epoch), record.op == Op.JOIN
             held = self._facts(record).get(record.source)
             if present and held is not None and held.epoch == header.epoch:
                 fact = Fact(version, held.seq, held.epoch)  # a member who joins again keeps the place
-        kind = self.facts.groups if record.op is Op.GROUP else self.facts.members
+        kind = self.facts.groups if record.op == Op.GROUP else self.facts.members
         facts = kind.setdefault(record.channel, {})
         if present:
             facts[record.source] = fact
@@ -321,7 +321,8 @@ class Shard:
     def _view(self, query: Query, now_ms: int) -> View:
         channel, facts = query.channel, self.facts
         header = self.headers.get(channel)
-        epoch, head, first, entries = "", 0, 1, ()
+        epoch, head, first = "", 0, 1
+        entries: Sequence[tuple[int, bytes]] = ()
         if header is not None and not header.idle(self.watermark.ts):
             bodies = self.bodies.get(channel)
             kept = () if bodies is None or bodies.until_ms <= now_ms else tuple(bodies.entries)

@@ -1,0 +1,61 @@
+"""The names of a shard's keys in Redis. All carry one hash tag, so they live in one Cluster slot."""
+
+from __future__ import annotations
+
+
+class Keys:
+    """One shard's keys. `docs/redis.md` says what each holds."""
+
+    __slots__ = (
+        "_list",
+        "_start",
+        "asks",
+        "beats",
+        "changed",
+        "clients",
+        "for_apply",
+        "headers",
+        "kicks",
+        "meta",
+        "numbers",
+        "revoked",
+        "routes",
+        "sessions",
+    )
+
+    def __init__(self, prefix: str, tag: str) -> None:
+        start = self._start = f"{prefix}:{{{tag}}}:"
+        self._list = f"{start}l:"
+        self.meta = f"{start}meta"
+        self.changed = f"{start}changed"
+        self.headers = f"{start}headers"
+        self.routes = f"{start}routes"
+        self.revoked = f"{start}revoked"
+        self.numbers = f"{start}numbers"
+        self.beats = f"{start}beats"
+        self.sessions = f"{start}sessions"
+        self.clients = f"{start}clients"
+        self.kicks = f"{start}kicks"
+        self.asks = f"{start}asks"
+        seen = (f"{start}seen0", f"{start}seen1")
+        self.for_apply = (self.meta, self.changed, self.headers, self.routes, *seen, self.revoked)
+
+    def list(self, channel: str) -> str:
+        """Return the list of a channel's entries."""
+        return self._list + channel
+
+    def members(self, group: str) -> str:
+        """Return the hash of a group's members."""
+        return f"{self._start}m:{group}"
+
+    def groups(self, inbox: str) -> str:
+        """Return the hash of a user's groups."""
+        return f"{self._start}g:{inbox}"
+
+    def cursors(self, channel: str) -> str:
+        """Return the hash of a channel's stored cursors."""
+        return f"{self._start}c:{channel}"
+
+    def held(self, incarnation: str) -> str:
+        """Return the set of what a node holds: its routes and sessions."""
+        return f"{self._start}h:{incarnation}"
