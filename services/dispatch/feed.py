@@ -1,7 +1,8 @@
 """One consumer for all partitions of this process, and a bounded queue for each.
 
 The consumer is always drained: it sends a broker no fetch while any partition of that broker has records
-that nobody took. A partition whose queue is full is paused, and holds up no other.
+that nobody took. A partition whose queue is full is paused, and holds up no other. It is assigned all
+partitions, once, and those of other dispatchers are paused too: an assignment that changes disturbs all.
 """
 
 from __future__ import annotations
@@ -105,12 +106,15 @@ class Feed:
         self._at_once = max(1, min(500, bound // 2))
         self._bound = bound - self._at_once
         self._queues: dict[int, Queue] = {}
-        self._moves = 0
+        self._moved: set[int] = set()
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to fetch."""
+    def start(self, partitions: int) -> None:
+        """Begin to fetch, of `partitions` partitions those that are opened."""
+        self._consumer.assign(dict.fromkeys(range(partitions), 0))
+        for partition in range(partitions):
+            self._consumer.pause(partition)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -130,18 +134,24 @@ class Feed:
         """Read a partition from `position` on. `on_lost` says where to go on when that is not in the log."""
         queue = Queue(partition, position, bound=self._bound, wake=wake, on_lost=on_lost)
         self._queues[partition] = queue
-        self._assign()
+        self._moved.add(partition)
+        self._consumer.seek(partition, position)
+        self._consumer.resume(partition)
+        self._some.set()
         return queue
 
     def close(self, partition: int) -> None:
         """Read a partition no more."""
         if self._queues.pop(partition, None) is not None:
-            self._assign()
+            self._moved.add(partition)
+            self._consumer.pause(partition)
+        if not self._queues:
+            self._some.clear()
 
     def seek(self, queue: Queue, position: int) -> None:
         """Forget what is queued and go on from `position`."""
         queue.clear(position)
-        self._moves += 1
+        self._moved.add(queue.partition)
         self._consumer.seek(queue.partition, position)
         self._flow(queue)
 
@@ -158,17 +168,6 @@ class Feed:
         if open_now:
             await self._consumer.commit(open_now)
 
-    def _assign(self) -> None:
-        self._moves += 1
-        self._consumer.assign({partition: queue.next for partition, queue in self._queues.items()})
-        for queue in self._queues.values():
-            if queue.paused:
-                self._consumer.pause(queue.partition)
-        if self._queues:
-            self._some.set()
-        else:
-            self._some.clear()
-
     def _flow(self, queue: Queue) -> None:
         if queue.paused and queue.low:
             queue.paused = False
@@ -181,12 +180,12 @@ class Feed:
     async def _run(self) -> None:
         while True:
             await self._some.wait()
-            moves = self._moves
+            self._moved.clear()
             try:
                 fetched = await self._consumer.fetch(self._at_once, FETCH_SECONDS)
             except OffsetLost as lost:
                 queue = self._queues.get(lost.partition)
-                if queue is not None and moves == self._moves:
+                if queue is not None and lost.partition not in self._moved:
                     self.seek(queue, queue.on_lost(lost))
                 else:
                     await self._clock.sleep(RETRY_SECONDS)
@@ -199,8 +198,8 @@ class Feed:
                 queue = self._queues.get(partition)
                 if queue is None or not records:
                     continue
-                if moves != self._moves:
-                    # Positions moved while this fetch was on its way: it may be from before.
+                if partition in self._moved:
+                    # The position moved while this fetch was on its way: it may be from before.
                     self._consumer.seek(partition, queue.next)
                     continue
                 queue.put(records)

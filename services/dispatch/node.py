@@ -61,7 +61,7 @@ class DispatchNode:
         )
         self._producer = await self._until_done(lambda: parts.bus.producer(deadline=settings.kafka.deadline))
         self._feed = Feed(self._consumer, parts.clock, parts.metrics, bound=settings.dispatch.pending)
-        self._feed.start()
+        self._feed.start(parts.bus.partitions)
         self._unwatch = parts.directory.watch(self._changed.set)
         await self._until_done(lambda: parts.directory.join(self._node))
         self._serving = True

@@ -99,9 +99,9 @@ def test_every_record_once_and_in_order(steps: list[tuple[str, int, int]]) -> No
 
         queues: dict[int, object] = {}
         wanted: dict[int, int] = {}
+        feed.start(3)
         for partition in range(3):
             opened(partition, 0)
-        feed.start()
         for step, partition, number in [*steps, ("go", 0, 0), ("go", 0, 0), ("go", 0, 0)]:
             queue = feed._queues[partition]
             if step == "go":
@@ -143,9 +143,9 @@ async def test_lost_position() -> None:
         lost.append(error.position)
         return error.start
 
+    feed.start(2)
     queue = feed.open(0, 5, wake=lambda: None, on_lost=on_lost)
     consumer.lost = OffsetLost(0, 5, 50, 60)
-    feed.start()
     consumer.go.set()
     await turn()
     assert lost == [5]
