@@ -115,6 +115,7 @@ def test_every_record_once_and_in_order(steps: list[tuple[str, int, int]]) -> No
                 wanted[partition] = number
             else:
                 feed.close(partition)
+                assert partition in consumer.paused
                 opened(partition, number)
             await turn()
             assert all(len(each) <= BOUND for each in feed._queues.values())
