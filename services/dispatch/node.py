@@ -96,7 +96,9 @@ class DispatchNode:
 
     def problems(self) -> list[str]:
         """Return what keeps this dispatcher from serving. A Redis or Kafka that all share is none of it."""
-        return [] if self._serving else ["not serving: starting or stopping"]
+        if not self._serving:
+            return ["not serving: starting or stopping"]
+        return sorted({p.refusal for p in self._partitions.values() if p.refusal})
 
     def details(self) -> dict[str, Any]:
         """Return names and what is served now."""

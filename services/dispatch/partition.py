@@ -66,6 +66,7 @@ class Partition:
         self.carried = Watermark()
         self.serving = False
         self.alarm = ""
+        self.refusal = ""
         self._settings = parts.settings.dispatch
         self._clock = parts.clock
         self._shards = parts.log
@@ -122,7 +123,7 @@ class Partition:
                 _log.warning("partition %d: %s", self.number, over)
             except Stop as stop:
                 # Nothing this process could do would make it right: say so until somebody does.
-                self.alarm = str(stop)
+                self.refusal = str(stop)
                 _log.error("partition %d: %s", self.number, stop)
                 await self._clock.sleep(self._settings.takeover)
             except Exception:  # noqa: BLE001 - logged, and the partition starts over
@@ -135,6 +136,7 @@ class Partition:
 
     async def _tenure(self, before: ShardState, state: ShardState) -> None:
         self._metrics.dispatch_claims.labels("claimed").inc()
+        self.refusal = ""
         self.generation = state.generation
         self.carried = state.watermark
         self._saver = Saver(self._producer, self._clock, state.saved)

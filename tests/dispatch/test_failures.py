@@ -385,3 +385,19 @@ async def test_outage_of_the_bus(world: World) -> None:
     world.message(ROOM)
     await world.clock.advance(0.5)
     assert node.messages() == [(ROOM, 1)]
+
+
+async def test_another_number_of_partitions(world: World) -> None:
+    """inv 11: a shard made with another number of partitions is not served; readiness names the setting."""
+    state = await world.log.state(SHARD)
+    await world.log.claim(SHARD, "x", expected=state, generation="g")
+    await world.log.release(SHARD, "x")
+    world.store.shards[SHARD].partitions = PARTITIONS + 1
+    node = await world.dispatcher()
+    assert SHARD not in node.details()["partitions"]
+    (problem,) = node.problems()
+    assert "kafka.partitions" in problem
+    world.store.shards[SHARD].partitions = PARTITIONS
+    await world.clock.advance(4)
+    assert node.problems() == []
+    assert node.details()["partitions"] == [0, 1, 2, 3]
