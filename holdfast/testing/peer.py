@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from holdfast.client import Client, Message, Reset, Subscribed, Trouble
     from holdfast.testing.driving import Driving
+
+T = TypeVar("T")
 
 LIMIT = 30.0
 """Seconds of the cluster's time that a call may take."""
@@ -103,7 +105,7 @@ class Peer:
         await self.client.close()
         await self._driving.clock.settle()
 
-    async def _take(self, items: deque[Any], wanted: Callable[[Any], bool]) -> Any:
+    async def _take(self, items: deque[T], wanted: Callable[[T], bool]) -> T:
         while True:
             for item in items:
                 if wanted(item):
@@ -112,5 +114,5 @@ class Peer:
             self._news.clear()
             await self._news.wait()
 
-    async def _run(self, work: Any, what: str, limit: float = LIMIT) -> Any:
+    async def _run(self, work: Coroutine[Any, Any, T], what: str, limit: float = LIMIT) -> T:
         return await self._driving.run(work, limit, what)

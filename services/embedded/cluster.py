@@ -149,7 +149,7 @@ class Embedded:
 
 def ready_settings(settings: Settings, *, secret: str, **sections: dict[str, Any]) -> Settings:
     """Return settings with what one process needs: a secret where there is none, a free nodelink port."""
-    changed = {
+    changed: dict[str, dict[str, Any]] = {
         "auth": {"secrets": settings.auth.secrets or (secret,)},
         "nodelink": {"port": 0},
         "kafka": {"replication": 1},

@@ -54,7 +54,7 @@ async def test_http_refusals_that_stay_are_final(status: int, final: bool) -> No
     """A refused handshake that will not pass ends the client, with the status."""
 
     def refuse(connection: ServerConnection, request: Any) -> Any:
-        return connection.respond(status, "no\n")  # type: ignore[arg-type]
+        return connection.respond(status, "no\n")
 
     async def handler(socket: ServerConnection) -> None:
         raise AssertionError

@@ -34,7 +34,7 @@ async function endpoint(token) {
 const handlers = {
   state({ state, text }) {
     $("state").dataset.state = state;
-    $("state").textContent = text;
+    $("state").replaceChildren(element("span", "", text));
     $("cut").disabled = state !== "connected";
   },
   async connected(frame) {
@@ -44,8 +44,8 @@ const handlers = {
       // What was missed follows `connected` at once; count it, then say so.
       setTimeout(() => {
         const away = ((ui.backAt - ui.cutAt) / 1000).toFixed(1);
-        const caught = ui.missed ? `${ui.missed} missed message${ui.missed > 1 ? "s" : ""} caught up` : "nothing missed";
-        note(`back after ${away} s: ${caught}, none lost, none twice`, "back");
+        const caught = ui.missed ? `${ui.missed} message${ui.missed > 1 ? "s" : ""} caught up` : "nothing was missed";
+        note(`back after ${away} s, resumed: ${caught}`, "back");
         ui.cutAt = 0;
       }, 400);
     } else {
@@ -61,7 +61,7 @@ const handlers = {
   },
   lost({ code, reason }) {
     if (!ui.cutAt) ui.cutAt = Date.now();
-    note(`connection ended, code ${code}${reason ? ` (${reason})` : ""}; resuming from the last seq of each channel`, "cut");
+    note(`connection ended, code ${code}${reason ? ` (${reason})` : ""}`, "cut");
   },
   message(frame) {
     if (frame.type === "chat.presence") {
@@ -70,7 +70,7 @@ const handlers = {
       drawPosition();
       return;
     }
-    if (ui.cutAt) ui.missed += 1;
+    if (ui.cutAt && frame.from !== ui.me) ui.missed += 1;
     place(frame, false);
   },
   ack({ sent, message }) {
@@ -84,7 +84,10 @@ const handlers = {
     const item = find((one) => one.sent === sent);
     if (item) { item.refused = true; mark(item, reason); }
   },
-  error(frame) { note(frame.message, "cut"); },
+  error(frame) {
+    // What ends the connection is told by `lost`.
+    if (frame.id !== undefined || frame.channel !== undefined) note(frame.message, "cut");
+  },
   reset(frame) { note(`${frame.channel} goes on at #${frame.seq}: what came before is not kept any more`, "cut"); },
 };
 
