@@ -13,6 +13,7 @@ import msgspec
 
 from holdfast.observe.metrics import TABLE
 from holdfast.policy import DEFAULT_POLICIES, Policy
+from holdfast.protocol import schema
 from holdfast.settings import SECRETS, all_settings
 
 HERE = Path(__file__).parent
@@ -75,7 +76,20 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"settings.md": settings_page, "metrics.md": metrics_page}
+def protocol_page() -> str:
+    """Return docs/protocol.md with its table of codes as the code has it."""
+    head, begin, rest = (HERE / "protocol.md").read_text(encoding="utf-8").partition("<!-- codes:")
+    note, _, rest = rest.partition("-->\n")
+    _, end, tail = rest.partition("<!-- end of codes -->")
+    return f"{head}{begin}{note}-->\n{schema.codes_table()}{end}{tail}"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "metrics.md": metrics_page,
+    "protocol.md": protocol_page,
+    "asyncapi.yaml": schema.asyncapi_yaml,
+}
 
 
 def stale() -> list[str]:
