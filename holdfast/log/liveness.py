@@ -1,9 +1,9 @@
-"""Which incarnations live, as this process sees their beats move (inv 6)."""
+"""Which incarnations live, as this observer saw their beats move."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
@@ -11,101 +11,102 @@ from holdfast.errors import Retry
 if TYPE_CHECKING:
     from holdfast.clock import Clock
     from holdfast.log.port import Log
+    from holdfast.observe.metrics import Metrics
+
+INTERVAL: Final = 0.5
+"""Seconds between two looks: a beat is seen at most that late, so a death shows within 6 s."""
 
 DEAD_AFTER: Final = 5.0
-"""Seconds of this observer's own successful reads without movement after which an incarnation is dead."""
-
-EVERY: Final = 0.5
-"""Seconds between reads. With `DEAD_AFTER` and a beat a second, a death is known within 6 s."""
+"""Seconds of successful looks without movement, after which an incarnation is dead."""
 
 LONGEST_GAP: Final = 2.0
-"""A read that comes later than this after the one before says nothing of the time between: the store, or this
-process, was away, and for all that is known nobody could beat."""
+"""Seconds between two looks above which the time between them does not count: this process was stopped."""
 
-_log = logging.getLogger(__name__)
-
-
-class _Seen:
-    __slots__ = ("beats", "still")
-
-    def __init__(self, beats: int) -> None:
-        self.beats = beats
-        self.still = 0.0
+MAX_KNOWN: Final = 10_000
+"""Most incarnations remembered. Above it the one that has not moved for longest is forgotten and counted;
+asked for again, it counts as alive for `DEAD_AFTER`."""
 
 
 class Liveness:
-    """Polls the beats of all shards and answers `alive`.
+    """Looks at the beats of all shards. Time counts only while looking succeeds: an outage kills nobody.
 
-    An incarnation lives as long as its beat moved in any shard within the last 5 s of reads that succeeded.
-    One that was never seen to beat is given as long from when it is first asked for. The dead are kept in
-    mind while the shards still name them, and those who were asked for up to a bound.
+    One shard that answers is enough, and a count that differs is a sign of life, so neither a shard that is
+    away nor a store that lost its counts makes anybody dead. An incarnation that nobody has heard of is
+    alive until it was looked for in vain for `DEAD_AFTER`.
     """
 
-    MAX_ASKED: Final = 10_000
-
-    def __init__(self, log: Log, clock: Clock) -> None:
-        self._port = log
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        metrics: Metrics | None = None,
+        *,
+        max_known: int = MAX_KNOWN,
+    ) -> None:
+        self._log = log
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
-        self._asked: dict[str, float] = {}
-        self._read_at: float | None = None
+        self._metrics = metrics
+        self._max_known = max_known
+        self._looked = 0.0  # seconds of successful looking
+        self._moved: dict[str, float] = {}  # when each was last seen to move, in that time; oldest first
+        self._counts: list[dict[str, int]] = [{} for _ in range(log.partitions)]
+        self._seen = [False] * log.partitions  # whether the last look at the shard succeeded
+        self._at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to watch."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Begin to look."""
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End."""
+        """Look no more."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
             self._task = None
 
     def alive(self, incarnation: str) -> bool:
-        """Tell whether an incarnation is to be counted as living."""
-        seen = self._seen.get(incarnation)
-        if seen is not None:
-            return seen.still < DEAD_AFTER
-        if incarnation not in self._asked and len(self._asked) >= self.MAX_ASKED:
-            self._asked.pop(next(iter(self._asked)))
-        return self._asked.setdefault(incarnation, 0.0) < DEAD_AFTER
+        """Tell whether an incarnation lives, as far as is known."""
+        moved = self._moved.get(incarnation)
+        if moved is None:
+            self._remember(incarnation)
+            return True
+        return self._looked - moved < DEAD_AFTER
 
     async def look(self) -> None:
-        """Read the beats of all shards once. Raises Retry when one of them could not be read."""
-        beats: dict[str, int] = {}
-        for answer in await asyncio.gather(
-            *(self._port.beats(shard) for shard in range(self._port.partitions))
-        ):
-            for incarnation, count in answer.items():
-                beats[incarnation] = beats.get(incarnation, 0) + count
+        """Look at all shards once."""
+        looks = (self._log.beats(shard) for shard in range(self._log.partitions))
+        found = await asyncio.gather(*looks, return_exceptions=True)
         now = self._clock.monotonic()
-        passed = 0.0
-        if self._read_at is not None and now - self._read_at <= LONGEST_GAP:
-            passed = now - self._read_at
-        self._read_at = now
-        for incarnation, count in beats.items():
-            seen = self._seen.get(incarnation)
-            if seen is None:
-                self._seen[incarnation] = _Seen(count)
-                self._asked.pop(incarnation, None)
-            elif seen.beats != count:
-                seen.beats, seen.still = count, 0.0
+        moved: dict[str, None] = {}
+        connected = False
+        for shard, counts in enumerate(found):
+            if isinstance(counts, dict):
+                before = self._counts[shard]
+                moved.update((node, None) for node, count in counts.items() if before.get(node) != count)
+                connected = connected or self._seen[shard]
+                self._counts[shard] = counts
+                self._seen[shard] = True
+            elif isinstance(counts, Retry):
+                self._seen[shard] = False
             else:
-                seen.still += passed
-        for incarnation in list(self._seen):
-            if incarnation not in beats:
-                # Forgotten by the store (a flush, a sweep): those who live will beat again in time.
-                seen = self._seen.pop(incarnation)
-                self._asked[incarnation] = seen.still
-        for incarnation in self._asked:
-            self._asked[incarnation] += passed
+                raise counts
+        if connected and now - self._at <= LONGEST_GAP:
+            self._looked += now - self._at
+        self._at = now
+        for node in moved:
+            self._remember(node)
+
+    def _remember(self, node: str) -> None:
+        self._moved.pop(node, None)
+        self._moved[node] = self._looked
+        if len(self._moved) > self._max_known:
+            del self._moved[next(iter(self._moved))]
+            if self._metrics is not None:
+                self._metrics.log_liveness_forgotten.inc()
 
     async def _run(self) -> None:
         while True:
-            try:
-                await self.look()
-            except Retry as error:
-                self._read_at = None
-                _log.debug("the beats could not be read: %s", error)
-            await self._clock.sleep(EVERY)
+            await self.look()
+            await self._clock.sleep(INTERVAL)
