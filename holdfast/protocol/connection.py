@@ -228,6 +228,7 @@ class Connection:
     __slots__ = (
         "_acked",
         "_allowance",
+        "_floor",
         "_held",
         "_next",
         "_requests",
@@ -245,6 +246,7 @@ class Connection:
         self.state = _NEW
         self.subscriptions = 0
         self._next = UNSET
+        self._floor = 0  # the lowest n that may come again: what is below it never came into the queue
         self._waiting = 0
         self._allowance = 0.0
         self._acked: tuple[int, int, str] | None = None
@@ -347,7 +349,7 @@ class Connection:
             self._allowance = full + 1 / bounds.rate
             return True
         if isinstance(frame, frames.Send) and self._next == UNSET:
-            self._next = frame.n  # the first one is refused, so those after it must wait for it
+            self._next = self._floor = frame.n  # refused, so those after it must wait for it
         self._refuse(
             "rate_limited", "more frames than allowed", getattr(frame, "id", None), round(excess, 3) or True
         )
@@ -377,7 +379,8 @@ class Connection:
             self._held.append(frame)
             return
         if isinstance(frame, frames.Send) and self._next == UNSET:
-            self._next = next((held.n for held in self._held if isinstance(held, frames.Send)), frame.n)
+            first = next((held.n for held in self._held if isinstance(held, frames.Send)), frame.n)
+            self._next = self._floor = first
         self._refuse("too_many", "wait for connected", getattr(frame, "id", None), retry=True)
 
     def _subscribe(self, frame: frames.Subscribe, now: float) -> None:
@@ -404,7 +407,7 @@ class Connection:
         del now
         n = frame.n
         if self._next == UNSET:
-            self._next = n
+            self._next = self._floor = n
         if n > self._next:
             self._refuse("out_of_order", f"send {self._next} first", frame.id)
             return
@@ -419,6 +422,10 @@ class Connection:
             return
         if known is not None and known.content != content:
             self._refuse("n_reused", f"{n} was used for another content", frame.id)
+            return
+        if known is None and n < min(self._next, self._floor):
+            # Behind a later one in the queue it would count as a repetition, and never be delivered.
+            self._refuse("out_of_order", f"{n} can no longer be sent", frame.id, retry=False)
             return
         if self._waiting >= self.bounds.in_flight:
             self._refuse("too_many", f"{self._waiting} frames wait for an answer", frame.id, retry=True)
@@ -437,6 +444,7 @@ class Connection:
         except Reject as reject:
             # Known not to be in the queue and never to come there: it leaves no gap that could be filled.
             self._next = max(self._next, n + 1)
+            self._floor = max(self._floor, n + 1)
             self._refuse(reject.code, str(reject), frame.id)
             return
         except Retry as retry:

@@ -61,7 +61,7 @@ class Delivery:
         if seq == channel.seq + 1 and channel.seq != UNKNOWN and (flow is None or not flow.full):
             self._advance(channel, seq, entry)
             return
-        if channel.seq != UNKNOWN:
+        if channel.seq != UNKNOWN and (flow is None or (flow.heard is None and not flow.syncing)):
             self._metrics.access_gaps.inc()
         self.heard(channel, epoch, seq)
 

@@ -203,6 +203,8 @@ class Driver(asyncio.Protocol):
             self.machine.signal(Event.LOST)
             self._gone(name)
         self.transport.close()
+        # What is left to write may never go out: then the socket is cut off.
+        self._node.wheel.put(self, self._node.wheel.tick + self._node.wheel.ticks(CLOSE_SECONDS))
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol: nothing is answered to who has stopped sending."""

@@ -102,7 +102,9 @@ class Groups:
                 driver.answer(Unsubscribed(None, channel.name))
         for name, group in groups.items():
             if not driver.has(name) and driver.mark_joining(name):
-                join = Join(driver, node.registry.enter(name), self._joined, automatic=True, floor=group)
+                join = Join(
+                    driver, node.registry.enter(name), self._joined, automatic=True, floor=group, fresh=True
+                )
                 node.joins.begin(join)
 
     def _joined(self, join: Join, view: View) -> None:

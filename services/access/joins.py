@@ -43,10 +43,22 @@ class Join:
     """One subscriber on its way into one channel. `call` gets it with the view, or with None: refused.
 
     `automatic` ones begin at the stored cursor; `member`: only members may; `user`: the view is to have the
-    user's groups; `floor`: where a membership began.
+    user's groups; `floor`: where a membership began; `fresh`: it began just now, nothing after it
+    was seen.
     """
 
-    __slots__ = ("automatic", "call", "channel", "done", "driver", "floor", "member", "since", "user")
+    __slots__ = (
+        "automatic",
+        "call",
+        "channel",
+        "done",
+        "driver",
+        "floor",
+        "fresh",
+        "member",
+        "since",
+        "user",
+    )
 
     def __init__(
         self,
@@ -59,7 +71,9 @@ class Join:
         member: bool = False,
         user: bool = False,
         floor: Membership | None = None,
+        fresh: bool = False,
     ) -> None:
+        self.fresh = fresh
         self.driver = driver
         self.channel = channel
         self.call = call
@@ -159,7 +173,7 @@ class Joins:
             if view.cursor is not None and view.cursor[0] == epoch:
                 # Ahead of the head, as far as the log knows, is never set back.
                 seq = max(view.cursor[1], oldest)
-            elif join.floor is not None and join.floor.epoch == epoch:
+            elif join.fresh and join.floor is not None and join.floor.epoch == epoch:
                 seq = max(join.floor.seq, oldest)
             if floor is not None and floor.epoch == epoch:
                 seq = max(seq, floor.seq)

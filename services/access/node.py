@@ -470,6 +470,6 @@ class AccessNode:
             if self.registry.shard_of(session.inbox) == shard:
                 yield Change("+s", session.user, session.info(self.incarnation))
         for driver in self.drivers.values():
-            session = driver.session
-            if session is not None and self.registry.shard_of(session.inbox) == shard:
-                yield Change("+s", session.user, session.info(self.incarnation))
+            held = driver.session
+            if held is not None and self.registry.shard_of(held.inbox) == shard:
+                yield Change("+s", held.user, held.info(self.incarnation))

@@ -72,6 +72,7 @@ class TimerWheel:
             self.tick += 1
             for timed in self._buckets.pop(self.tick, ()):
                 if timed.due == self.tick:
+                    timed.due = NEVER
                     self._rest.append(timed)
         self._on_tick()
         self._timer = self._clock.call_later(self.every, self._turn)
@@ -84,7 +85,6 @@ class TimerWheel:
         count = 0
         while rest:
             timed = rest.pop()
-            timed.due = NEVER
             tick = timed.check(self.tick)
             if tick != NEVER:
                 self.put(timed, tick)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .world import World
+from tests.access.world import World
 
 
 async def test_connect_send_ack_push() -> None:

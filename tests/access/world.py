@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from holdfast import records
 from holdfast.auth import issue
@@ -13,7 +13,7 @@ from holdfast.channel import partition_of
 from holdfast.clock import ManualClock
 from holdfast.errors import Retry
 from holdfast.log.memory import MemoryLog, MemoryStore
-from holdfast.log.port import Batch, LogRecord, Op, Watermark
+from holdfast.log.port import Batch, LogRecord, Op, Status, Watermark
 from holdfast.membership.memory import MemoryDirectory, MemoryRegistry
 from holdfast.network import MemoryNetwork, MemoryTransport
 from holdfast.nodelink.frames import ChangeItem, MessageItem, Push, ReplyItem
@@ -104,7 +104,7 @@ class World:
         self.claimed: set[int] = set()
         self.watermarks = [Watermark()] * PARTITIONS
 
-    async def __aenter__(self) -> World:
+    async def __aenter__(self) -> Self:
         await self.parts.bus.start()
         await self.parts.directory.start()
         for shard in range(PARTITIONS):
@@ -112,7 +112,8 @@ class World:
         await self.node.start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *exc: object) -> None:
+        del exc
         self.log.away = False
         self.broker.away = False
         stopping = asyncio.ensure_future(self.node.stop())
@@ -159,7 +160,7 @@ class World:
         last = Watermark(offset, record.ts, 0)
         batch = Batch("d", self.watermarks[shard], last, [record], now_ms=self.clock.now_ms())
         applied = await MemoryLog.apply(self.log, shard, batch)
-        assert not applied.status, applied
+        assert applied.status is Status.APPLIED
         self.watermarks[shard] = last
         return applied.placed[0]
 
@@ -310,6 +311,14 @@ class Client(asyncio.Protocol):
                 return
             await asyncio.sleep(0)
         raise AssertionError(f"not in time; got {self.frames}")
+
+    async def gone(self) -> None:
+        """Wait until the connection is gone."""
+        await self.until(lambda: self.lost)
+
+    async def count(self, channel: str, count: int) -> None:
+        """Wait for so many messages of a channel."""
+        await self.until(lambda: len(self.seqs(channel)) >= count, turns=100_000)
 
     async def got(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Return the first frame of a kind with these fields; wait for it."""
