@@ -31,6 +31,19 @@ def test_byte_by_byte() -> None:
     assert codec._buffer == b""
 
 
+def test_what_is_kept_grows_in_place() -> None:
+    """inv 7: pieces of a large message are added to what is kept, not copied with it."""
+    codec = LengthServer(max_message=1000)
+    data = codec.wrap(b"a" * 1000)
+    codec.receive(data[:10])
+    codec.receive(data[10:20])
+    kept = codec._buffer
+    for start in range(20, 1000, 10):
+        assert codec.receive(data[start : start + 10]) == []
+        assert codec._buffer is kept
+    assert codec.receive(data[1000:]) == [b"a" * 1000]
+
+
 @pytest.mark.parametrize("bytewise", [False, True])
 def test_too_large_for_the_server(bytewise: bool) -> None:
     """inv 11: a length above the limit ends the connection with an error that names code and close."""

@@ -102,7 +102,7 @@ def test_operations_cover_every_frame() -> None:
 
 def test_yaml_is_written_right() -> None:
     """What YAML could take for something else is quoted."""
-    value = {
+    value: dict[str, Any] = {
         "a": ["x", {"b": "yes", "c": []}, "1.0", "a: b", " x"],
         "n": None,
         "e": {},

@@ -8,7 +8,7 @@ from hypothesis import given
 from holdfast.protocol.frames import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK
 from holdfast.protocol.websocket import WebSocketClient, WebSocketServer
 from holdfast.protocol.websocket_handshake import MAX_HEAD, accept_key
-from tests.protocol.pair import BOTH, cuts, feed, pieces
+from tests.protocol.pair import BOTH, cuts, feed, pieces, raw
 
 GOOD = {
     "Host": "example.org",
@@ -183,6 +183,15 @@ def test_handshake_cut_anywhere(places: list[int]) -> None:
     messages, written = feed(codec, pieces(request() + message, places))
     assert messages == [b"Hello"]
     assert written.startswith(b"HTTP/1.1 101 ")
+
+
+def test_response_comes_before_what_follows() -> None:
+    """A ping and a close in the same read as the request are answered behind the response."""
+    codec = server()
+    codec.receive(request() + raw(0x89, b"?") + raw(0x88))
+    written = codec.take()
+    assert written.startswith(b"HTTP/1.1 101 ")
+    assert written.endswith(b"\r\n\r\n\x8a\x01?\x88\x00")
 
 
 def test_close_before_the_handshake() -> None:
