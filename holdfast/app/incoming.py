@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, cast
 
 import msgspec
 
@@ -11,7 +11,14 @@ from holdfast.app.refuse import Refuse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T = TypeVar("T")
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)
+    """So that a plain `Message` is one with any data, for strict type checkers too."""
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 _UNSEEN: Final = object()
 

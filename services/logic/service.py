@@ -7,11 +7,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from holdfast.log.liveness import Liveness
 
 from holdfast.app import App
 from holdfast.auth import Verifier
 from holdfast.errors import Stop
+from holdfast.log.liveness import Liveness
 from holdfast.membership.port import Node
 
 from .api import Api, create_api

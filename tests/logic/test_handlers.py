@@ -147,7 +147,7 @@ async def test_bounds_of_outputs(world, app, bad, code):
 
 async def test_what_may_pass_is_tried_again_with_backoff(world, app):
     """A handler that fails runs again, later each time; what it put out before does not count."""
-    runs = []
+    runs: list[float] = []
 
     @app.on("shaky")
     async def shaky(ctx, message):

@@ -16,7 +16,7 @@ from holdfast.settings import Logic
 from tests.logic.world import World
 
 
-def shaky_app(world_of, random: Random, runs: list) -> App:
+def shaky_app(world_of, random: Random, runs: list[tuple[str, int]]) -> App:
     """Handlers that take their time and fail by chance."""
     app = App()
 
@@ -36,9 +36,9 @@ def shaky_app(world_of, random: Random, runs: list) -> App:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), chance=st.sampled_from([0.0, 0.2, 0.5]), workers=st.integers(1, 3))
 async def test_each_message_once_and_in_its_sender_s_order(seed, chance, workers):
-    """inv 2, 3, 12: whatever is slow, fails, or comes and goes, a channel has a sender's messages in order, once."""
+    """inv 2, 3, 12: whatever is slow, fails, or comes and goes, messages appear once and in order."""
     random = Random(seed)
-    runs: list = []
+    runs: list[tuple[str, int]] = []
     world = World(seed=seed, chance=chance, logic=Logic(backoff=0.05, retries=50, time_limit=5.0))
     world.app = shaky_app(lambda: world, random, runs)
     await world.start()
@@ -78,7 +78,7 @@ async def test_each_message_once_and_in_its_sender_s_order(seed, chance, workers
 async def test_senders_do_not_wait_for_each_other():
     """inv 7: one sender's handler that sleeps delays no other sender, and keeps its own in order."""
     app = App()
-    order = []
+    order: list[tuple[str, int]] = []
 
     @app.on("nap")
     async def nap(ctx, message):
@@ -161,7 +161,7 @@ async def test_after_a_failed_output_later_ones_are_withheld(how):
 async def test_a_superseded_worker_releases_nothing():
     """inv 8: a run that outlives its partition's revocation puts out nothing."""
     app = App()
-    runs = []
+    runs: list[int] = []
     release = asyncio.Event()
 
     @app.on("long")
@@ -188,7 +188,7 @@ async def test_a_superseded_worker_releases_nothing():
 async def test_a_revoked_partition_s_runs_may_end_before_it_goes():
     """inv 2: within the bound a run that is on is finished and committed, so it is not handled twice."""
     app = App()
-    runs = []
+    runs: list[int] = []
 
     @app.on("short")
     async def short(ctx, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from holdfast import records
@@ -72,7 +74,7 @@ async def test_a_message_without_a_handler_goes_to_its_channel_as_it_is(world):
     ],
 )
 async def test_policies(world, to, granted, code):
-    """inv 11: what the policy and the token's grant do not allow is refused to the connection that sent it."""
+    """inv 11: what the policy and the token's grant do not allow is refused to its connection."""
     world.send("alice", 1, to, granted=granted)
     await world.clock.advance(1)
     if not code:
@@ -131,7 +133,7 @@ async def test_passing_on_makes_no_task(monkeypatch):
     """The path of a send without a handler costs no task: a thousand of them, none."""
     world = World(App())
     worker = await world.start()
-    spawned = []
+    spawned: list[Any] = []
     monkeypatch.setattr(worker._runner, "_spawn", spawned.append)
     for n in range(1000):
         world.send(f"user{n % 50}", n, "room:r", data=n)

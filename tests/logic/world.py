@@ -221,9 +221,7 @@ class World:
 
     def event(self, user: str, kind: str, session: str, reason: str = "") -> None:
         """Write a session's event."""
-        self.inbound(
-            records.SessionEvent(kind, user, session, "web", "c", NODE, self.clock.now_ms(), reason)
-        )
+        self.inbound(records.SessionEvent(kind, user, session, "web", "c", NODE, self.clock.now_ms(), reason))
 
     # what came out
 
@@ -308,9 +306,7 @@ def taken_in(record: Record) -> LogRecord:
     at, ts = record.offset, record.ts
     if isinstance(what, records.Message):
         entry = records.log_entry(ts, what.body)
-        return LogRecord(
-            at, ts, Op.APPEND, what.channel, what.source, what.score, what.content, body=entry
-        )
+        return LogRecord(at, ts, Op.APPEND, what.channel, what.source, what.score, what.content, body=entry)
     if isinstance(what, records.Member):
         return LogRecord(at, ts, Op.JOIN if what.joined else Op.LEAVE, what.channel, what.user)
     if isinstance(what, records.UserGroup):

@@ -143,3 +143,8 @@ def _in_query(route: Route) -> list[dict[str, Any]]:
             }
         )
     return parameters
+
+
+def text() -> str:
+    """Return the document as `docs/openapi.json` holds it."""
+    return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"

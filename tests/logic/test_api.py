@@ -1,0 +1,354 @@
+"""Every call of the control layer, and every error as a problem document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast import records
+from holdfast.auth import Verifier
+from holdfast.clock import ManualClock
+from holdfast.errors import Retry
+from services.logic.api import channels
+from services.logic.api.context import Call
+
+EVERY_CALL = [
+    ("POST", "/v1/tokens", {"user": "ann"}),
+    ("POST", "/v1/tokens/revoke", {"user": "ann"}),
+    ("POST", "/v1/publish", {"channel": "user:ann", "type": "t"}),
+    ("GET", "/v1/channels/user:ann/messages", None),
+    ("GET", "/v1/users/ann/presence", None),
+    ("POST", "/v1/presence", {"users": ["ann"]}),
+    ("POST", "/v1/users/ann/disconnect", {}),
+    ("GET", "/v1/groups/7/members", None),
+    ("GET", "/v1/groups/7/members/ann", None),
+    ("PUT", "/v1/groups/7/members/ann", None),
+    ("DELETE", "/v1/groups/7/members/ann", None),
+    ("GET", "/v1/nodes", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), EVERY_CALL)
+async def test_every_call_needs_a_key(api, method, path, body):
+    """inv 11: without a key, or with a wrong one, a call is refused before anything is looked at."""
+    for key in (None, "", "wrong", "a-key-of-the-ap", "a-key-of-the-api-and-more", "ключ"):
+        problem = await api.call(method, path, raw=b"not looked at", status=401, key=key)
+        assert problem["code"] == "unauthorized"
+        assert api.headers["WWW-Authenticate"].startswith("Bearer")
+    await api.call(method, path, body, key="another-key")
+    await api.call(method, path, body)
+
+
+async def test_without_keys_every_call_is_refused(api):
+    """There is no default key."""
+    from aiohttp.test_utils import TestClient, TestServer
+
+    from holdfast.settings import Settings
+    from services.logic.api import create_api
+
+    object.__setattr__(api.api, "settings", Settings())
+    async with TestClient(TestServer(create_api(api.api))) as client:
+        for key in ("", "dev", "None"):
+            response = await client.get("/v1/nodes", headers={"Authorization": f"Bearer {key}"})
+            assert response.status == 401
+
+
+async def test_tokens(api):
+    """A token is what access accepts, for the user, device, channels and time asked for."""
+    answer = await api.call(
+        "POST", "/v1/tokens", {"user": "ann", "device": "ios", "channels": ["room:*"], "ttl": 60}
+    )
+    now = api.real.now_ms()
+    claims = Verifier(api.settings.auth).verify(answer["token"], now)
+    assert (claims.sub, claims.device, claims.channels) == ("ann", "ios", ("room:*",))
+    assert now + 50_000 < answer["expires_at"] <= now + 60_000
+    wrong: Any
+    for wrong in ({}, {"user": ""}, {"user": "a b"}, {"user": "a", "ttl": 0}, {"user": 5}, []):
+        assert (await api.call("POST", "/v1/tokens", wrong, status=400))["detail"]
+
+
+async def test_tokens_cannot_be_issued_without_a_secret(api):
+    """inv 11: what is not configured says so, by the name of the setting."""
+    import msgspec
+
+    from holdfast.settings import Auth
+
+    object.__setattr__(api.api, "settings", msgspec.structs.replace(api.settings, auth=Auth()))
+    problem = await api.call("POST", "/v1/tokens", {"user": "ann"}, status=501)
+    assert "auth.secrets" in problem["detail"]
+
+
+async def test_access(api):
+    """A client's token, not a key, tells it where to connect: nodes that drain are left out."""
+    token = (await api.call("POST", "/v1/tokens", {"user": "ann"}))["token"]
+    api.node("a", endpoints={"websocket": "ws://a/ws", "tcp": "a:8001"}, region="eu", weight=50)
+    api.node("b", endpoints={"websocket": "ws://b/ws"}, draining=True)
+    answer = await api.call("GET", "/v1/access", key=token)
+    assert answer["endpoints"] == [
+        {"protocol": "websocket", "url": "ws://a/ws", "weight": 50, "region": "eu"},
+        {"protocol": "tcp", "url": "a:8001", "weight": 50, "region": "eu"},
+    ]
+    assert answer["heartbeat"] == api.settings.access.heartbeat
+    assert answer["reconnect"]["cap"] > answer["reconnect"]["base"] > 0
+    await api.call("GET", f"/v1/access?token={token}", key=None)
+    for key in (None, "a-key-of-the-api", token[:-2]):
+        await api.call("GET", "/v1/access", key=key, status=401)
+
+
+async def test_publish_one(api):
+    """inv 1: the answer comes when the message is durable; its id is the message's."""
+    answer = await api.call(
+        "POST", "/v1/publish", {"channel": "room:r", "type": "t", "data": {"a": [1]}, "from": "bot"}
+    )
+    assert [m["id"] for m in api.messages()] == [answer["id"]]
+    (message,) = (await api.call("GET", "/v1/channels/room:r/messages"))["messages"]
+    assert message["id"] == answer["id"]
+    assert (message["from"], message["type"], message["data"]) == ("bot", "t", {"a": [1]})
+    assert "cause" not in message
+    assert api.count("logic_published_total", by="api") == 1
+
+
+async def test_publish_puts_pretty_json_on_one_line(api):
+    """Frames are separated by line ends, so none may be within."""
+    await api.call("POST", "/v1/publish", raw=b'{"channel":"room:r","type":"t","data":{\n  "a":\r\n1}}')
+    (record,) = api.outbound(records.Message)
+    assert b"\n" not in record.body
+    assert b"\r" not in record.body
+
+
+async def test_publish_is_idempotent_by_id(api):
+    """inv 3: the same id in one channel is one message with one id; in another channel it is another."""
+    body = {"channel": "room:r", "type": "t", "data": 1, "id": "order-7"}
+    first = await api.call("POST", "/v1/publish", body)
+    second = await api.call("POST", "/v1/publish", body | {"data": 2})
+    other = await api.call("POST", "/v1/publish", body | {"channel": "room:s"})
+    assert first == second != other
+    messages = (await api.call("GET", "/v1/channels/room:r/messages"))["messages"]
+    assert [(m["id"], m["data"]) for m in messages] == [(first["id"], 1)]
+    assert len((await api.call("GET", "/v1/channels/room:s/messages"))["messages"]) == 1
+
+
+async def test_publish_many(api):
+    """Each message has its own result, in order; a wrong one does not spoil the others."""
+    answer = await api.call(
+        "POST",
+        "/v1/publish",
+        {
+            "messages": [
+                {"channel": "room:r", "type": "t", "data": 1},
+                {"channel": "planet:mars", "type": "t"},
+                {"channel": "room:r"},
+                {"channel": "room:r", "type": "t", "data": 2},
+                {"channel": "room:r", "type": "t", "data": "x" * 600_000},
+            ]
+        },
+    )
+    results = answer["results"]
+    assert [r.get("error", {}).get("code") for r in results] == [
+        None,
+        "bad_channel",
+        "bad_request",
+        None,
+        "too_large",
+    ]
+    messages = (await api.call("GET", "/v1/channels/room:r/messages"))["messages"]
+    assert [(m["id"], m["data"]) for m in messages] == [(results[0]["id"], 1), (results[3]["id"], 2)]
+    assert await api.call("POST", "/v1/publish", {"messages": []}) == {"results": []}
+    await api.call("POST", "/v1/publish", {"messages": [{}] * 101}, status=400)
+
+
+async def test_publish_when_the_outcome_is_unknown(api):
+    """inv 1: a failure of the bus is "unknown, do it again", for one and for many."""
+    api.producer.fails = Retry("no answer", after=2.5)
+    one = {"channel": "room:r", "type": "t"}
+    for body in (one, {"messages": [one, one]}):
+        problem = await api.call("POST", "/v1/publish", body, status=503)
+        assert problem["retry"] is True
+        assert int(api.headers["Retry-After"]) >= 1
+    mixed = await api.call("POST", "/v1/publish", {"messages": [one, {"channel": "x:y", "type": "t"}]})
+    assert [r["error"]["retry"] for r in mixed["results"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"channel":"room:r"}',
+        b'{"channel":"room:r","type":""}',
+        b'{"channel":"room:r","type":5}',
+        b'{"channel":"nonsense","type":"t"}',
+        b'{"channel":"planet:mars","type":"t"}',
+        b'{"messages":5}',
+        b'{"channel":"room:r","type":"\xff"}',
+    ],
+)
+async def test_bad_publishes(api, raw):
+    """inv 11: each is a 400 that says what is wrong, and nothing is written."""
+    problem = await api.call("POST", "/v1/publish", raw=raw, status=400)
+    assert problem["detail"]
+    assert api.records("outbound") == []
+
+
+async def test_history(api):
+    """Oldest first, bounds exclusive, the newest `limit` when there is none."""
+    assert await api.call("GET", "/v1/channels/room:r/messages") == {
+        "channel": "room:r",
+        "epoch": "",
+        "messages": [],
+    }
+    many = [{"channel": "room:r", "type": "t", "data": n} for n in range(1, 11)]
+    await api.call("POST", "/v1/publish", {"messages": many})
+
+    async def seqs(query: str) -> list[int]:
+        answer = await api.call("GET", f"/v1/channels/room:r/messages?{query}")
+        assert all(m["epoch"] == answer["epoch"] and m["channel"] == "room:r" for m in answer["messages"])
+        return [m["seq"] for m in answer["messages"]]
+
+    assert await seqs("limit=3") == [8, 9, 10]
+    assert await seqs("after=4&limit=3") == [5, 6, 7]
+    assert await seqs("before=4") == [1, 2, 3]
+    assert await seqs("before=8&limit=2") == [6, 7]
+    assert await seqs("after=2&before=5") == [3, 4]
+    assert await seqs("after=10") == []
+    for wrong in ("limit=0", "limit=1001", "limit=x", "after=-1", "before=1.5", "limit=1&limit=2"):
+        await api.call("GET", f"/v1/channels/room:r/messages?{wrong}", status=400)
+    problem = await api.call("GET", "/v1/channels/planet:mars/messages", status=400)
+    assert problem["code"] == "bad_channel"
+
+
+async def test_presence(api):
+    """inv 6: sessions of a dead incarnation are not online; nodes are shown by name."""
+    api.node("a")
+    await api.session("ann", "s1", "a-1")
+    await api.session("ben", "s2", "gone-1", "ios")
+    one = {"session": "s1", "node": "a", "device": "web", "since": 1000}
+    assert await api.call("GET", "/v1/users/ann/presence") == {"user": "ann", "sessions": [one]}
+    many = await api.call("POST", "/v1/presence", {"users": ["ben", "ann", "cy"]})
+    assert [(u["user"], len(u["sessions"])) for u in many["users"]] == [("ben", 1), ("ann", 1), ("cy", 0)]
+    api.dead.add("gone-1")
+    assert (await api.call("GET", "/v1/users/ben/presence"))["sessions"] == []
+    await api.call("POST", "/v1/presence", {"users": ["x"] * 1001}, status=400)
+    await api.call("GET", "/v1/users/a%20b/presence", status=400)
+
+
+async def test_revoke(api):
+    """A user's tokens before a time, or one token: a record on the channel that nodes watch."""
+    await api.call("POST", "/v1/tokens/revoke", {"user": "ann", "before": 123})
+    await api.call("POST", "/v1/tokens/revoke", {"jti": "j1"})
+    revokes = {r.channel: r.before for r in api.outbound(records.Revoke)}
+    assert revokes["user:ann"] == 123
+    assert abs(revokes["token:j1"] - api.real.now_ms()) < 60_000
+    for wrong in ({}, {"user": "a", "jti": "b"}, {"jti": "b", "before": 1}, {"jti": "a b"}, {"user": ""}):
+        await api.call("POST", "/v1/tokens/revoke", wrong, status=400)
+
+
+async def test_disconnect(api):
+    """The nodes learn with their next beat which sessions to end, and why."""
+    await api.session("ann", "s1", "a-1", "web")
+    await api.session("ann", "s2", "b-1", "ios")
+    path = "/v1/users/ann/disconnect"
+    assert await api.call("POST", path, {"device": "tv"}) == {"sessions": 0}
+    assert await api.call("POST", path, {"device": "ios", "reason": "lost phone"}) == {"sessions": 1}
+    shard = api.reader.shard_of("ann")
+    (kick,) = (await api.log.beat(shard, "b-1")).kicks
+    assert (kick.session, kick.code, kick.reason) == ("s2", "disconnected", "lost phone")
+    assert (await api.log.beat(shard, "a-1")).kicks == ()
+    assert (await api.call("POST", path))["sessions"] >= 1
+    assert [kick.session for kick in (await api.log.beat(shard, "a-1")).kicks] == ["s1"]
+
+
+async def test_groups(api):
+    """A change is answered when group and user's list both have it."""
+    assert await api.call("PUT", "/v1/groups/7/members/ann") == {"members": ["ann"]}
+    assert await api.call("PUT", "/v1/groups/7/members/ben") == {"members": ["ann", "ben"]}
+    assert await api.call("PUT", "/v1/groups/7/members/ann") == {"members": ["ann", "ben"]}
+    assert await api.call("GET", "/v1/groups/7/members") == {"members": ["ann", "ben"]}
+    assert await api.call("GET", "/v1/groups/7/members/ben") == {"members": ["ben"]}
+    assert await api.call("DELETE", "/v1/groups/7/members/ann") == {"members": ["ben"]}
+    assert await api.call("DELETE", "/v1/groups/7/members/ann") == {"members": ["ben"]}
+    assert await api.call("GET", "/v1/groups/7/members/ann") == {"members": []}
+    await api.call("PUT", "/v1/groups/a%20b/members/ann", status=400)
+
+
+@pytest.mark.parametrize("call", [channels.join, channels.leave])
+async def test_a_change_of_membership_that_takes_too_long(api, call):
+    """inv 1: when it is not in effect within the bound, the answer is "unknown, ask again"."""
+    import asyncio
+
+    api.producer.applies = False
+    clock = ManualClock()
+    object.__setattr__(api.api, "clock", clock)
+    changing = asyncio.ensure_future(call(api.api, Call({"group": "7", "user": "ann"}, None, None)))
+    await clock.advance(channels.PATIENCE - 0.5)
+    assert not changing.done()
+    await clock.advance(1)
+    with pytest.raises(Retry):
+        await changing
+
+
+async def test_nodes_and_drain(api):
+    """Every process is shown; an access node is asked to drain through its beat."""
+    api.node("a", endpoints={"websocket": "ws://a/ws"}, region="eu")
+    api.node("l", "logic")
+    api.dead.add("a-1")
+    nodes = (await api.call("GET", "/v1/nodes"))["nodes"]
+    assert [(n["node"], n["role"], n["alive"]) for n in nodes] == [
+        ("a", "access", False),
+        ("l", "logic", True),
+    ]
+    answer = await api.call("POST", "/v1/nodes/a/drain")
+    assert [n["node"] for n in answer["nodes"]] == ["a"]
+    assert list((await api.log.beat(0, "a-1")).asks) == ["drain"]
+    assert (await api.call("POST", "/v1/nodes/nobody/drain", status=404))["code"] == "not_found"
+    assert (await api.call("POST", "/v1/nodes/l/drain", status=409))["code"] == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/users//presence", 404),
+        ("DELETE", "/v1/publish", 405),
+        ("PATCH", "/v1/nodes", 405),
+    ],
+)
+async def test_wrong_paths_and_methods_are_problems(api, method, path, status):
+    """inv 11: what does not exist is said so in the same form as every error."""
+    problem = await api.call(method, path, status=status)
+    assert problem["type"].startswith("urn:")
+    assert problem["detail"]
+    if status == 405:
+        assert api.headers["Allow"]
+
+
+async def test_a_body_that_is_too_large(api):
+    """inv 7: a body above the bound is refused."""
+    raw = b'{"channel":"room:r","type":"t","data":"' + b"x" * 950_000 + b'"}'
+    assert (await api.call("POST", "/v1/publish", raw=raw, status=413))["code"] == "too_large"
+    raw = b'{"channel":"room:r","type":"t","data":"' + b"x" * 600_000 + b'"}'
+    assert (await api.call("POST", "/v1/publish", raw=raw, status=413))["code"] == "too_large"
+
+
+async def test_a_store_that_is_away_and_a_bug(api, monkeypatch):
+    """inv 11: Retry is 503 with Retry-After; a bug is 500 and says nothing of its inside."""
+
+    async def away(*_):
+        raise Retry("the store is away", after=3)
+
+    monkeypatch.setattr(api.log, "read", away)
+    problem = await api.call("GET", "/v1/channels/room:r/messages", status=503)
+    assert problem["retry"] is True
+    assert api.headers["Retry-After"] == "3"
+
+    async def bug(*_):
+        raise KeyError("inner secret")
+
+    monkeypatch.setattr(api.log, "read", bug)
+    problem = await api.call("GET", "/v1/channels/room:r/messages", status=500)
+    assert "secret" not in str(problem)
+    assert api.count("logic_api_requests_total", route="/v1/channels/{channel}/messages", status="500") == 1
