@@ -261,7 +261,9 @@ if not decided then
   return answer(REFUSED, type(reason) == 'table' and tostring(reason.err) or tostring(reason))
 end
 
--- from here on, only writes
+-- From here on, only writes. The first one is of those that a full Redis refuses: after another it would
+-- let the rest pass.
+redis.call('HINCRBY', META, 'moved', 1)
 for _, name in ipairs(swept) do
   redis.call('HDEL', HEADERS, name)
   redis.call('ZREM', CHANGED, name)
@@ -333,7 +335,6 @@ for w = window - 1, window do
   end
 end
 
-redis.call('HINCRBY', META, 'moved', 1)
 local meta_args = {}
 if window > first_window then meta_args = { 'window', int(window) } end
 if saved > (tonumber(stored[5]) or -1) then

@@ -8,6 +8,7 @@ local NUMBERS, HELD, ROUTES, SESSIONS, CLIENTS, KICKS = unpack(KEYS)
 local node, number, whole, changes = unpack(cmsgpack.unpack(ARGV[1]))
 local before = tonumber(redis.call('HGET', NUMBERS, node) or 0)
 if number <= before or (not whole and number ~= before + 1) then return before end
+redis.call('HSET', NUMBERS, node, before) -- says nothing new, but a full Redis refuses it before all else
 
 local function starting(key, prefix)
   return redis.call('ZRANGEBYLEX', key, '[' .. prefix, '[' .. prefix .. '\255')
