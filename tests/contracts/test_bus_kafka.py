@@ -162,10 +162,9 @@ async def test_a_reader_goes_on_after_a_restart(bus: KafkaBus, broker: Running) 
     reader.assign({0: 0})
     await producer.produce("inbound", 0, None, b"0")
     broker.kill()
-    await reader.fetch(10, 0.2)
+    found = [record.value for records in (await reader.fetch(10, 0.2)).values() for record in records]
     await asyncio.to_thread(broker.restart)
     await producer.produce("inbound", 0, None, b"1")
-    found: list[bytes | None] = []
     async with asyncio.timeout(30):
         while len(found) < 2:
             for records in (await reader.fetch(10, 0.5)).values():
