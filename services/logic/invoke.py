@@ -40,6 +40,7 @@ def prepare(
         to=send.to if send else "",
         type=send.type if send else "",
         raw=send.data if send else b"null",
+        granted=send.granted if send else False,
     )
     if isinstance(what, Send):
         return ctx, Message(

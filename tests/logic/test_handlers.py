@@ -385,3 +385,16 @@ async def test_a_handler_reads_presence_and_history(world, app):
     world.request("alice", "look")
     await world.clock.advance(1)
     assert world.replies()[0]["data"] == [["s0"], [3, 4], [2, 3], False]
+
+
+async def test_may_send_honours_the_token_s_grant(world, app):
+    """What a token grants for the message's own channel is allowed to a handler's check too, and no more."""
+
+    @app.on("check")
+    async def check(ctx, message):
+        ctx.publish("room:r", "checked", [await ctx.may_send(), await ctx.may_send("group:other")])
+
+    world.send("alice", 1, "group:g", "check", granted=True)
+    world.send("alice", 2, "group:g", "check")
+    await world.clock.advance(1)
+    assert [m["data"] for m in world.messages()] == [[True, False], [False, False]]
