@@ -48,6 +48,7 @@ class KafkaBus:
 
     async def start(self) -> None:
         """See `holdfast.bus.port.Bus`."""
+        await self.close()  # of an earlier try
         try:
             self._admin = await kafka_topics.connect(self._settings.servers, self._seconds)
             await kafka_topics.prepare(self._admin, self._settings, self._clock)
@@ -57,10 +58,12 @@ class KafkaBus:
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Bus`."""
-        if self._probe is not None:
-            await stop(self._probe)
-        if self._admin is not None:
-            await self._admin.close()
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            await stop(probe)
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.close()
 
     async def producer(self, *, deadline: float) -> KafkaProducer:
         """See `holdfast.bus.port.Bus`."""
@@ -86,7 +89,9 @@ class KafkaBus:
         """See `holdfast.bus.port.Bus`."""
         beneath = make(self._settings, group)
         await self._begin(beneath, self._seconds)
-        return self._consumer(beneath, topic, group)
+        reader = self._consumer(beneath, topic, group)
+        reader.take_all(self.partitions)
+        return reader
 
     async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
         """See `holdfast.bus.port.Bus`."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _CLOSE_SECONDS: Final = 5.0
 _GRACE: Final = 0.02
 _FETCH_BYTES: Final = 1024 * 1024
+_FETCH_WAIT_MS: Final = 200
+"""A partition that is resumed or sought waits this long, at most, for the fetch that is on its way."""
 
 
 class KafkaConsumer:
@@ -43,6 +45,7 @@ class KafkaConsumer:
         self._surplus: dict[int, deque[Record]] = {}
         self._held: set[int] = set()
         self._paused: set[int] = set()
+        self._mine: set[int] | None = None
         self._settled = asyncio.Event()
         self._settled.set()
         self._pull: asyncio.Task[Any] | None = None
@@ -74,15 +77,34 @@ class KafkaConsumer:
 
     def assigned(self) -> Sequence[int]:
         """See `holdfast.bus.port.Consumer`."""
+        if self._mine is not None:
+            return sorted(self._mine)
         return sorted(tp.partition for tp in self._beneath.assignment())
+
+    def take_all(self, partitions: int) -> None:
+        """Become a reader: aiokafka is given all partitions, once and for all, and they are paused.
+
+        Whenever its assignment changes it drops what it was fetching, and with a group id it may stop.
+        """
+        self._mine = set()
+        self._beneath.assign([TopicPartition(self._name, partition) for partition in range(partitions)])
+        for partition in range(partitions):
+            self.seek(partition, 0)
+            self.pause(partition)
 
     def assign(self, positions: Mapping[int, int]) -> None:
         """See `holdfast.bus.port.Consumer`."""
-        if set(positions) != set(self.assigned()):
-            self._forget()
-            self._beneath.assign([TopicPartition(self._name, partition) for partition in positions])
+        if self._mine is None:
+            raise ValueError("the group decides what this consumer reads")
+        for partition in self._mine - set(positions):
+            self.seek(partition, 0)
+            self.pause(partition)
+        added = set(positions) - self._mine
+        self._mine = set(positions)
         for partition, offset in positions.items():
             self.seek(partition, offset)
+        for partition in added:
+            self.resume(partition)
 
     def seek(self, partition: int, offset: int) -> None:
         """See `holdfast.bus.port.Consumer`."""
@@ -209,6 +231,7 @@ def make(settings: Kafka, group: str) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="none",
         max_partition_fetch_bytes=_FETCH_BYTES,
+        fetch_max_wait_ms=_FETCH_WAIT_MS,
         request_timeout_ms=int(max(settings.deadline, 1.0) * 1000),
         session_timeout_ms=int(settings.session_timeout * 1000),
         heartbeat_interval_ms=int(settings.session_timeout * 1000 / 4),

@@ -265,10 +265,11 @@ async def test_pause_holds_one_partition_only(place: Place) -> None:
         assert values(seen) == [b"%d" % n for n in range(0, 20, 2)]
 
 
-async def test_assign_replaces_what_is_read(place: Place) -> None:
+@pytest.mark.parametrize("group", ["", "g-dispatch"])
+async def test_assign_replaces_what_is_read(place: Place, group: str) -> None:
     """A reader reads just what was assigned last, from the positions given then."""
     bus = await place.bus()
-    async with writing(bus) as producer, reading(bus, "inbound", {}) as reader:
+    async with writing(bus) as producer, reading(bus, "inbound", {}, group) as reader:
         assert list(reader.assigned()) == []
         assert not await reader.fetch(10, 0.05)
         await asyncio.gather(*(producer.produce("inbound", n % P, None, b"%d" % n) for n in range(9)))
@@ -277,6 +278,15 @@ async def test_assign_replaces_what_is_read(place: Place) -> None:
         assert sorted(int(value or b"") for value in values(await collect(reader, 3))) == [3, 6, 8]
         reader.assign({1: 0})
         assert values(await collect(reader, 3)) == [b"1", b"4", b"7"]
+        for turn in range(6):
+            reader.assign({turn % P: 1, (turn + 1) % P: 3})
+            assert values(await collect(reader, 2)) == [b"%d" % (turn % P + n) for n in (3, 6)]
+        reader.assign({0: 3, 2: 3})
+        if group:
+            await reader.commit({0: 3, 2: 3})
+        await producer.produce("inbound", 1, None, b"not mine")
+        await producer.produce("inbound", 2, None, b"mine")
+        assert values(await collect(reader, 1)) == [b"mine"]
 
 
 @pytest.mark.parametrize("position", [1, 7])

@@ -279,6 +279,16 @@ async def test_window(owner: Owner) -> None:
     assert [p.outcome for p in placed] == [Outcome.DONE, Outcome.SKIPPED]
 
 
+async def test_window_of_others(owner: Owner) -> None:
+    """What others send moves the windows too (inv 3)."""
+    await owner.placed(message(1, source="s", score=1))
+    await owner.placed(message(2, ts=T0 + WINDOW_MS))
+    (known,) = await owner.placed(message(3, source="s", score=1, ts=T0 + WINDOW_MS))
+    await owner.placed(message(4, ts=T0 + 2 * WINDOW_MS))
+    (forgotten,) = await owner.placed(message(5, source="s", score=1, ts=T0 + 2 * WINDOW_MS))
+    assert (known.outcome, forgotten.outcome) == (Outcome.SKIPPED, Outcome.DONE)
+
+
 async def test_kept_by_count(owner: Owner, log: Log) -> None:
     """A channel keeps its newest entries, as many as its policy says (inv 7)."""
     await owner.placed(*(message(offset) for offset in range(8)))
@@ -291,6 +301,8 @@ async def test_kept_by_age(owner: Owner, log: Log) -> None:
     await owner.placed(message(1, "room:x"), message(2, "room:x", ts=T0 + 1), message(3, "room:x", ts=T0 + 9))
     await owner.placed(message(4, "room:x", ts=T0 + 400_005))
     assert await seqs(log, "room:x") == [3, 4]
+    await owner.placed(message(5, "room:x", ts=T0 + 400_010))
+    assert await seqs(log, "room:x") == [4, 5]
 
 
 async def test_idle_channel_begins_again(owner: Owner, log: Log) -> None:
@@ -320,12 +332,14 @@ async def test_pass_moves_the_watermark_only(owner: Owner, log: Log) -> None:
 async def test_join_and_leave(owner: Owner, log: Log) -> None:
     """A member sees what comes after the head at the join; joining again keeps the place."""
     await owner.placed(message(1, "group:g"))
-    joined, again = await owner.placed(
-        LogRecord(2, T0, Op.JOIN, "group:g", "bob"), LogRecord(3, T0, Op.JOIN, "group:g", "bob")
+    joined, _, again = await owner.placed(
+        LogRecord(2, T0, Op.JOIN, "group:g", "bob"),
+        message(3, "group:g"),
+        LogRecord(4, T0, Op.JOIN, "group:g", "bob"),
     )
     assert joined == Placed(Outcome.DONE, 1, "g1.1", (), 2)
-    assert again == Placed(Outcome.DONE, 1, "g1.1", (), 3)
-    assert list(await log.members(0, "group:g")) == [Membership("bob", 3, "g1.1", 1)]
+    assert again == Placed(Outcome.DONE, 1, "g1.1", (), 4)
+    assert list(await log.members(0, "group:g")) == [Membership("bob", 4, "g1.1", 1)]
     (left,) = await owner.placed(LogRecord(5, T0, Op.LEAVE, "group:g", "bob"))
     assert (left.outcome, left.version) == (Outcome.DONE, 5)
     assert list(await log.members(0, "group:g")) == []
@@ -513,6 +527,9 @@ async def test_newer_client_supersedes(log: Log) -> None:
     assert list((await log.beat(0, "n1")).kicks) == []
     await log.update(0, NodeUpdate("n1", 3, [plus("a", session("s3", client="c"))]))
     assert [k.session for k in (await log.beat(0, "n2")).kicks] == ["s2"]
+    await log.update(0, NodeUpdate("n1", 4, [Change("-s", "a", session="s3")]))
+    await log.update(0, NodeUpdate("n1", 5, [plus("a", session("s4", client="c"))]))
+    assert list((await log.beat(0, "n1")).kicks) == []
 
 
 async def test_kick(log: Log) -> None:

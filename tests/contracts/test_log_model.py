@@ -45,7 +45,7 @@ POLICIES = {
 }
 CHANNELS = ("user:a", "user:b", "group:g", "room:r", "token:t")
 NODES = ("n1", "n2")
-STEPS = (0, 0, 1, WINDOW_MS // 2, WINDOW_MS, 3 * WINDOW_MS, 2_000_000)
+STEPS = (0, 0, 1, -WINDOW_MS, -3 * WINDOW_MS, WINDOW_MS // 2, WINDOW_MS, 3 * WINDOW_MS, 2_000_000)
 
 
 class Piece(msgspec.Struct, frozen=True):
