@@ -289,6 +289,21 @@ async def test_window_of_others(owner: Owner) -> None:
     assert (known.outcome, forgotten.outcome) == (Outcome.SKIPPED, Outcome.DONE)
 
 
+async def test_window_after_a_pause(owner: Owner) -> None:
+    """After a pause of two windows or more nothing is known, from the first record on (inv 3)."""
+    await owner.placed(message(1, source="s", score=1))
+    (placed,) = await owner.placed(message(2, source="s", score=1, ts=T0 + 2 * WINDOW_MS))
+    assert placed.outcome is Outcome.DONE
+
+
+async def test_swept_is_gone(owner: Owner) -> None:
+    """A header that this very batch sweeps is gone for its records, even where time went back (inv 3)."""
+    await owner.placed(message(1, "room:x"))
+    await owner.placed(LogRecord(2, T0 + 3 * WINDOW_MS + 1, Op.PASS, "user:a"))
+    (placed,) = await owner.placed(message(3, "room:x", ts=T0))
+    assert (placed.seq, placed.epoch) == (1, "g1.3")
+
+
 async def test_kept_by_count(owner: Owner, log: Log) -> None:
     """A channel keeps its newest entries, as many as its policy says (inv 7)."""
     await owner.placed(*(message(offset) for offset in range(8)))
