@@ -1,0 +1,371 @@
+"""A local cluster of real parts: Kafka, Redis, Consul, and processes of every service, on loopback.
+
+    python -m deploy.local.cluster start [--detach]     what `make cluster` runs
+    python -m deploy.local.cluster stop                 what `make cluster-stop` runs
+
+Its folder holds `cluster.json` (process ids, ports of every node, the API's address, the keys made for it),
+the settings in `holdfast.toml`, and the data and log of every process. Tests use `LocalCluster` itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deploy.local import servers
+from deploy.local.process import Running, Unavailable, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DEMO: Final = "services.embedded.demo:app"
+_STOP_SECONDS: Final = 20.0
+
+
+class ServiceProcess(Running):
+    """One process of a service. Its ports stay the same over all of its starts."""
+
+    def __init__(
+        self, role: str, name: str, directory: Path, environment: Mapping[str, str], *, guarded: bool
+    ) -> None:
+        self.role = role
+        self.ready_file = directory / f"{name}.ready.json"
+        own = {
+            "HOLDFAST_CONFIG": str(directory / "holdfast.toml"),
+            "HOLDFAST_PROCESS_NODE": name,
+            "HOLDFAST_PROCESS_READY_FILE": str(self.ready_file),
+            "HOLDFAST_PROCESS_METRICS_PORT": str(free_port()),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path.cwd())]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        names = {
+            "access": ("ACCESS_WEBSOCKET_PORT", "ACCESS_TCP_PORT", "NODELINK_PORT"),
+            "logic": ("API_PORT",),
+        }
+        own |= {f"HOLDFAST_{port}": str(free_port()) for port in names.get(role, ())}
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")}
+        super().__init__(
+            name,
+            f"127.0.0.1:{own['HOLDFAST_PROCESS_METRICS_PORT']}",
+            self.ready_file.exists,
+            command=[sys.executable, "-m", f"services.{role}"],
+            directory=directory,
+            environment=inherited | own | dict(environment),
+            guarded=guarded,
+        )
+
+    def start(self) -> None:
+        """See `Running.start`; what an earlier start said of itself is forgotten."""
+        if not self.alive:
+            self.ready_file.unlink(missing_ok=True)
+        super().start()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what cluster.json says of it: what it wrote once it served, and addresses made of that."""
+        told: dict[str, Any] = {"role": self.role, "node": self.name}
+        if self.ready_file.exists():
+            told |= json.loads(self.ready_file.read_text())
+        told |= {"pid": self.pid, "started": _started(self.pid), "log": str(self.log)}
+        for key, form in (
+            ("websocket", "ws://127.0.0.1:{}/ws"),
+            ("tcp", "tcp://127.0.0.1:{}"),
+            ("api", "http://127.0.0.1:{}"),
+            ("metrics", "http://127.0.0.1:{}/metrics"),
+        ):
+            if isinstance(told.get(key), int):
+                told[key] = form.format(told[key])
+        return told
+
+
+class LocalCluster:
+    """Real servers, and so many processes of each service; `app` (module:name) has the handlers.
+
+    `settings` are more settings, as `{"section.name": value}`. Not `guarded`, it outlives this process.
+    Methods block; from a coroutine, use `asyncio.to_thread`. Nodes are named `access-0`, `logic-1` and so on.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        access: int = 2,
+        logic: int = 2,
+        dispatch: int = 2,
+        app: str = "",
+        settings: Mapping[str, Any] | None = None,
+        guarded: bool = True,
+    ) -> None:
+        self.dir = directory.resolve()
+        self.secret = secrets.token_urlsafe(32)
+        self.api_key = secrets.token_urlsafe(24)
+        self.nodes: dict[str, ServiceProcess] = {}
+        self._servers: dict[str, Running] = {}
+        self._counts = {"access": access, "logic": logic, "dispatch": dispatch}
+        self._app = app
+        self._more = dict(settings or {})
+        self._guarded = guarded
+
+    def __enter__(self) -> LocalCluster:  # noqa: PYI034 - it is not meant to be subclassed
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def kafka(self) -> Running:
+        """The Kafka of this cluster."""
+        return self._servers["kafka"]
+
+    @property
+    def redis(self) -> Running:
+        """The Redis of this cluster."""
+        return self._servers["redis"]
+
+    @property
+    def consul(self) -> Running:
+        """The Consul of this cluster."""
+        return self._servers["consul"]
+
+    def start(self) -> None:
+        """Start everything and wait until it serves. Raises Unavailable, and leaves nothing running then."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        for name in ("kafka", "redis", "consul"):  # what an earlier cluster here left belongs to its keys
+            shutil.rmtree(self.dir / name, ignore_errors=True)
+        try:
+            self._start_servers()
+            (self.dir / "holdfast.toml").touch(mode=0o600)
+            (self.dir / "holdfast.toml").write_text(self._settings())
+            for role, count in self._counts.items():
+                for number in range(count):
+                    name = f"{role}-{number}"
+                    self.nodes[name] = ServiceProcess(role, name, self.dir, {}, guarded=self._guarded)
+            for node in self.nodes.values():
+                node.start()
+            for node in self.nodes.values():
+                node.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        self.write()
+
+    def stop(self) -> None:
+        """Stop everything in order: the services, then what they stand on."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: node.stop(_STOP_SECONDS), self.nodes.values()))
+            list(pool.map(Running.stop, [server for server in self._servers.values() if server.ours]))
+        (self.dir / "cluster.json").unlink(missing_ok=True)
+
+    def kill(self, node: str) -> None:
+        """End a node at once, as a crash would."""
+        self.nodes[node].kill()
+        self.write()
+
+    def restart(self, node: str) -> None:
+        """Start a node again, under the same name and ports, and wait until it serves."""
+        self.nodes[node].restart()
+        self.write()
+
+    def pause(self, node: str) -> None:
+        """Freeze a node, as a machine that hangs would."""
+        self.nodes[node].pause()
+
+    def resume(self, node: str) -> None:
+        """Undo `pause`."""
+        self.nodes[node].resume()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what cluster.json holds."""
+        nodes = [node.describe() for node in self.nodes.values()]
+        apis = [node["api"] for node in nodes if "api" in node]
+        return {
+            "supervisor": os.getpid() if self._guarded else 0,
+            "supervisor_started": _started(os.getpid()) if self._guarded else "",
+            "api": apis[0] if apis else "",
+            "apis": apis,
+            "api_key": self.api_key,
+            "auth_secret": self.secret,
+            "servers": {
+                name: {
+                    "address": server.address,
+                    "pid": server.pid,
+                    "started": _started(server.pid),
+                    "log": str(server.log) if server.ours else "",
+                }
+                for name, server in self._servers.items()
+            },
+            "nodes": nodes,
+        }
+
+    def write(self) -> None:
+        """Write cluster.json anew; it holds keys, so it is for its owner only."""
+        unfinished = self.dir / ".cluster.json"
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(json.dumps(self.describe(), indent=2) + "\n")
+        unfinished.replace(self.dir / "cluster.json")
+
+    def _start_servers(self) -> None:
+        def start(name: str) -> Running:
+            directory = self.dir / name
+            if name == "kafka":
+                return servers.start_kafka(directory, guarded=self._guarded)
+            if name == "redis":
+                return servers.start_redis(directory, guarded=self._guarded)
+            return servers.start_consul(directory, guarded=self._guarded)
+
+        with ThreadPoolExecutor() as pool:
+            starting = {name: pool.submit(start, name) for name in ("kafka", "redis", "consul")}
+        self._servers = {
+            name: future.result() for name, future in starting.items() if future.exception() is None
+        }
+        for future in starting.values():
+            future.result()
+
+    def _settings(self) -> str:
+        values: dict[str, Any] = {
+            "process.host": "127.0.0.1",
+            "process.advertise": "127.0.0.1",
+            "process.drain_seconds": 5.0,
+            "kafka.servers": self.kafka.address,
+            "kafka.replication": 1,
+            "kafka.prefix": f"local-{secrets.token_hex(4)}",
+            "redis.url": f"redis://{self.redis.address}/0",
+            "redis.prefix": f"local-{secrets.token_hex(4)}",
+            "membership.kind": "consul",
+            "consul.address": self.consul.address,
+            "consul.service": f"local-{secrets.token_hex(4)}",
+            "auth.secrets": [self.secret],
+            "nodelink.secret": secrets.token_urlsafe(24),
+            "api.keys": [self.api_key],
+            "logic.app": self._app,
+        } | self._more
+        sections: dict[str, list[str]] = {}
+        for key, value in values.items():
+            section, _, name = key.rpartition(".")
+            sections.setdefault(section, []).append(f"{name} = {json.dumps(value)}")
+        return "".join(f"[{name}]\n" + "\n".join(lines) + "\n\n" for name, lines in sections.items())
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, in the kernel's words: with its id, that names it for ever."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _start(options: argparse.Namespace) -> int:
+    directory = Path(options.dir)
+    if (directory / "cluster.json").exists():
+        print(f"{directory} has a cluster already; stop it with `make cluster-stop`", file=sys.stderr)
+        return 1
+    cluster = LocalCluster(
+        directory,
+        access=options.access,
+        logic=options.logic,
+        dispatch=options.dispatch,
+        app=options.app,
+        guarded=not options.detach,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print("starting Kafka, Redis, Consul and the services …", flush=True)
+    try:
+        cluster.start()
+    except (Unavailable, KeyboardInterrupt) as error:
+        print(error, file=sys.stderr)
+        return 1
+    _show(cluster)
+    if options.detach:
+        print("it goes on by itself; stop it with `make cluster-stop`")
+        return 0
+    print("Ctrl-C stops it", flush=True)
+    try:
+        _watch(cluster)
+    except KeyboardInterrupt:
+        print("stopping …", flush=True)
+    finally:
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sign, signal.SIG_IGN)
+        cluster.stop()
+    return 0
+
+
+def _watch(cluster: LocalCluster) -> None:
+    gone: set[str] = set()
+    while True:
+        time.sleep(1.0)
+        for process in [*cluster.nodes.values(), cluster.kafka, cluster.redis, cluster.consul]:
+            if process.ours and not process.alive and process.name not in gone:
+                gone.add(process.name)
+                print(f"{process.name} has ended; see {process.log}", flush=True)
+
+
+def _show(cluster: LocalCluster) -> None:
+    about = cluster.describe()
+    for name, server in about["servers"].items():
+        print(f"  {name:12} {server['address']:32} {server['log']}")
+    for node in about["nodes"]:
+        where = node.get("websocket") or node.get("api") or node.get("metrics")
+        print(f"  {node['node']:12} {where:32} {node['log']}")
+    print(f"addresses, process ids and keys: {cluster.dir / 'cluster.json'}", flush=True)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    file = Path(options.dir) / "cluster.json"
+    try:
+        about = json.loads(file.read_text())
+    except OSError:
+        print(f"no cluster runs in {options.dir}")
+        return 0
+    if _runs(about["supervisor"], about["supervisor_started"]):
+        _end([(about["supervisor"], about["supervisor_started"])], wait=2 * _STOP_SECONDS)
+    for group in (about["nodes"], list(about["servers"].values())):
+        _end([(each["pid"], each["started"]) for each in group], wait=_STOP_SECONDS)
+    file.unlink(missing_ok=True)
+    print("stopped")
+    return 0
+
+
+def _runs(pid: int, started: str) -> bool:
+    return pid > 0 and bool(started) and _started(pid) == started
+
+
+def _end(processes: list[tuple[int, str]], wait: float) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        until = time.monotonic() + wait
+        for pid, started in processes:
+            if _runs(pid, started):
+                os.kill(pid, sign)
+        while any(_runs(*process) for process in processes) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.cluster", description="A local cluster.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    start = commands.add_parser("start", help="start it, and run until Ctrl-C")
+    start.add_argument("--detach", action="store_true", help="leave it running and return")
+    start.add_argument("--app", default=DEMO, help="handlers, as module:name (default: the demo's)")
+    for role in ("access", "logic", "dispatch"):
+        start.add_argument(f"--{role}", type=int, default=2, metavar="N", help="processes (default: 2)")
+    stop = commands.add_parser("stop", help="stop the one that runs")
+    for command, run in ((start, _start), (stop, _stop)):
+        command.add_argument("--dir", default="run/cluster", help="its folder (default: run/cluster)")
+        command.set_defaults(run=run)
+    options = parser.parse_args()
+    return int(options.run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
