@@ -292,8 +292,13 @@ async def test_window_of_others(owner: Owner) -> None:
 async def test_window_after_a_pause(owner: Owner) -> None:
     """After a pause of two windows or more nothing is known, from the first record on (inv 3)."""
     await owner.placed(message(1, source="s", score=1))
-    (placed,) = await owner.placed(message(2, source="s", score=1, ts=T0 + 2 * WINDOW_MS))
-    assert placed.outcome is Outcome.DONE
+    (known,) = await owner.placed(message(2, source="s", score=1, ts=T0 + 2 * WINDOW_MS))
+    assert known.outcome is Outcome.DONE
+    await owner.placed(message(3, source="t", score=1, ts=T0 + 3 * WINDOW_MS))
+    await owner.placed(message(4, ts=T0 + 5 * WINDOW_MS))
+    later = T0 + 5 * WINDOW_MS
+    placed = await owner.placed(*(message(5 + i, source=s, score=1, ts=later) for i, s in enumerate("st")))
+    assert [p.outcome for p in placed] == [Outcome.DONE, Outcome.DONE]
 
 
 async def test_swept_is_gone(owner: Owner) -> None:
@@ -544,6 +549,15 @@ async def test_newer_client_supersedes(log: Log) -> None:
     assert [k.session for k in (await log.beat(0, "n2")).kicks] == ["s2"]
     await log.update(0, NodeUpdate("n1", 4, [Change("-s", "a", session="s3")]))
     await log.update(0, NodeUpdate("n1", 5, [plus("a", session("s4", client="c"))]))
+    assert list((await log.beat(0, "n1")).kicks) == []
+
+
+async def test_a_session_written_again(log: Log) -> None:
+    """A session that is written again replaces what was written of it, and supersedes nothing."""
+    await log.update(0, NodeUpdate("n1", 1, [plus("a", session("s1", client="c"))]))
+    newer = session("s1", client="c", since=T0 + 1)
+    await log.update(0, NodeUpdate("n1", 2, [plus("a", newer)]))
+    assert [list(found) for found in await log.sessions(0, ["a"])] == [[newer]]
     assert list((await log.beat(0, "n1")).kicks) == []
 
 
