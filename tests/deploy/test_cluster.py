@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "deploy.local.cluster"]
 @pytest.mark.cluster
 @pytest.mark.timeout(120)
 def test_start_describe_stop(kafka_server: object, consul_server: object, tmp_path: Path) -> None:
-    """Started apart from its starter, it serves where cluster.json says, and stop ends every process of it."""
+    """Started detached, it serves where cluster.json says, and stop ends every process of it."""
     place = ["--dir", str(tmp_path)]
     start = [*COMMAND, "start", "--detach", *place, "--access", "1", "--logic", "1", "--dispatch", "1"]
     subprocess.run(start, cwd=ROOT, check=True, timeout=60)
