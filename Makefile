@@ -14,7 +14,7 @@ LOCK := requirements/dev.lock
 STAMP := .venv/.stamp-$(firstword $(shell cksum < $(LOCK)))
 BIN := .venv/bin
 PY := $(BIN)/python
-SOURCES := $(wildcard holdfast services deploy loadtest tests docs)
+SOURCES := $(wildcard holdfast services deploy loadtest tests examples docs/*.py)
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser
 
