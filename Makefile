@@ -42,7 +42,7 @@ static: $(STAMP)
 	$(BIN)/ruff format --check --quiet $(SOURCES)
 	$(BIN)/ruff check --quiet $(SOURCES)
 	$(BIN)/mypy --no-error-summary
-	PYTHONPATH=. $(BIN)/lint-imports --no-logo --quiet
+	@checked=$$(PYTHONPATH=. $(BIN)/lint-imports --no-logo) || { echo "$$checked"; exit 1; }
 
 format: $(STAMP) ## write the sources in the one format
 	$(BIN)/ruff format $(SOURCES)
