@@ -124,13 +124,8 @@ class Delivery:
     def go_live(self, channel: Channel, driver: Driver) -> None:
         """Let a subscriber share the channel's position, at which it stands."""
         channel.unlag(driver)
+        # What waits was read from the log already. Jobs that it was bound to earlier skip it since it left.
         self.fanout.cut(channel)
-        flow = channel.flow
-        if flow is not None:
-            for job in flow.jobs:
-                if job.skip is None:
-                    job.skip = set()
-                job.skip.add(driver)
         channel.add_live(driver)
 
     def leave(self, channel: Channel, driver: Driver) -> None:

@@ -37,6 +37,20 @@ async def test_a_shard_that_forgets_is_written_again() -> None:
         assert world.node.incarnation in (await world.apply("room:1", Op.APPEND, body=b'"id":"1"')).nodes
 
 
+async def test_an_update_that_finds_a_shard_empty_writes_it_all() -> None:
+    """inv 9: a shard that forgot is noticed by the next update too, before any beat."""
+    async with World() as world:
+        bob = await world.join("bob")
+        shard = world.node.registry.shard_of("user:bob")
+        room = next(f"room:{n}" for n in range(99) if world.node.registry.shard_of(f"room:{n}") == shard)
+        world.store.flush()
+        await world.claim(shard)
+        bob.send(t="subscribe", id=1, channel=room)
+        await bob.got("subscribed", id=1)
+        assert len((await world.log.sessions(shard, ["bob"]))[0]) == 1
+        assert [update.whole for update in world.log.updates][-1]
+
+
 async def test_session_entries_wait_for_their_disconnect() -> None:
     """The entry in the log is removed only after its disconnect is in the queue."""
     async with World() as world:

@@ -72,8 +72,8 @@ class FaultyLog(MemoryLog):
 class World:
     """One node, the log behind it, and a dispatcher made by hand."""
 
-    def __init__(self, *, sends_a_slice: int | None = None, link_items: int = 1, **access: Any) -> None:
-        self.clock = ManualClock()
+    def __init__(self, *, sends_a_slice: int | None = None, settle: int = 50, **access: Any) -> None:
+        self.clock = ManualClock(settle=settle)
         self.network = MemoryNetwork()
         self.broker = MemoryBroker(PARTITIONS, self.clock)
         self.store = MemoryStore(PARTITIONS)
@@ -166,10 +166,15 @@ class World:
 
     async def append(self, channel: str, text: str = "x") -> MessageItem:
         """Append a message; return what dispatch would push."""
+        return (await self.append_routed(channel, text))[0]
+
+    async def append_routed(self, channel: str, text: str = "x") -> tuple[MessageItem, bool]:
+        """Append a message; return it, and whether the route named the node at that moment."""
         body = records.message_body(id=text, sender=None, type="t", data=json.dumps(text).encode())
         placed = await self.apply(channel, Op.APPEND, body=body)
         entry = records.log_entry(self.clock.now_ms(), body)
-        return MessageItem(channel, placed.epoch, placed.seq, entry)
+        item = MessageItem(channel, placed.epoch, placed.seq, entry)
+        return item, self.node.incarnation in placed.nodes
 
     def push(self, channel: str, *items: Item, follows: int | None = None, upto: int | None = None) -> None:
         """Push items, as following what was pushed before."""
