@@ -180,7 +180,8 @@ class StateRecord(_Record, frozen=True):
     """One fact that is not a log, as the compacted state topic keeps it. Newest `version` wins.
 
     `kind` is `member`, `group` (of a user), `cursor`, `revoke` or `generation`; `field` the user, group,
-    `user NUL device` or "".
+    `user NUL device` or "". A `generation` has its id in `epoch`, and a record of the log that it was seen
+    to join: offset (`version`; NEW: none), time (`seq`) and checksum.
     """
 
     kind: str
@@ -190,6 +191,7 @@ class StateRecord(_Record, frozen=True):
     epoch: str = ""
     seq: int = 0
     present: bool = True
+    checksum: int = 0
 
     @property
     def key(self) -> str:

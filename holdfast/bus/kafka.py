@@ -106,6 +106,20 @@ class KafkaBus:
             raise Retry(f"Kafka did not tell how far its logs reach: {error!r}") from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
+    async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
+        """See `holdfast.bus.port.Bus`."""
+        if self._probe is None:
+            raise Retry("the bus is not started")
+        tp = TopicPartition(self._names[topic], partition)
+        try:
+            async with asyncio.timeout(self._seconds):
+                found = (await self._probe.offsets_for_times({tp: ts}))[tp]
+                if found is not None:
+                    return int(found.offset)
+                return int((await self._probe.end_offsets([tp]))[tp])
+        except _AWAY as error:
+            raise Retry(f"Kafka did not tell its offsets by time: {error!r}") from error
+
     async def healthy(self) -> bool:
         """See `holdfast.bus.port.Bus`."""
         if self._admin is None:

@@ -6,6 +6,8 @@ For the embedded cluster and for tests, which move its clock and make it fail (s
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from holdfast.bus.memory_broker import MemoryBroker
@@ -271,6 +273,14 @@ class MemoryBus:
             raise Retry("the broker is away")
         logs = {partition: self._broker.partition(topic, partition) for partition in range(self.partitions)}
         return {partition: (log.start, log.end) for partition, log in logs.items()}
+
+    async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
+        """See `holdfast.bus.port.Bus`."""
+        if self._broker.away:
+            raise Retry("the broker is away")
+        log = self._broker.partition(topic, partition)
+        place = bisect_left(log.records, ts, key=attrgetter("ts"))
+        return log.records[place].offset if place < len(log.records) else log.end
 
     async def healthy(self) -> bool:
         """See `holdfast.bus.port.Bus`."""

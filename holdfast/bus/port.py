@@ -145,5 +145,11 @@ class Bus(Protocol):
     async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
         """Return (first offset, end offset) of each partition. Raises Retry."""
 
+    async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
+        """Return the first offset whose record has time `ts` (Unix ms) or later; the end where none has.
+
+        Raises Retry.
+        """
+
     async def healthy(self) -> bool:
         """Tell whether the bus answers now; never raises, takes at most a second."""

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from holdfast.log.port import Membership, Outcome, Placed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from holdfast.log.port import LogRecord
+    from holdfast.records import StateRecord
 
 
 class Fact(NamedTuple):
@@ -63,6 +66,39 @@ class Facts:
             return Placed(Outcome.SKIPPED, held, "", (), held)
         self.revoked[record.channel] = record.score
         return Placed(Outcome.DONE, record.score, "", (), record.score)
+
+    def load(self, facts: Sequence[StateRecord], gone: dict[tuple[str, str], tuple[int, str]]) -> None:
+        """Take in records of the state topic; of who left, `gone` keeps version and generation."""
+        kinds = {"member": self.members, "group": self.groups, "cursor": self.cursors}
+        for told in facts:
+            channel, field, generation = told.channel, told.field, generation_of(told.epoch)
+            if told.kind == "revoke":
+                self.revoked[channel] = max(told.version, self.revoked.get(channel, 0))
+                continue
+            if told.kind not in kinds:
+                continue
+            kind = kinds[told.kind]
+            held = kind.get(channel, {}).get(field)
+            known = gone.get((channel, field)) if held is None and told.kind != "cursor" else None
+            if held is not None:
+                known = held.version, generation_of(held.epoch)
+            if known is not None and known[1] == generation and known[0] > told.version:
+                continue
+            if told.present:
+                kind.setdefault(channel, {})[field] = Fact(told.version, told.seq, told.epoch)
+                if told.kind != "cursor":
+                    gone.pop((channel, field), None)
+            elif told.kind != "cursor":
+                fields = kind.get(channel, {})
+                fields.pop(field, None)
+                if not fields:
+                    kind.pop(channel, None)
+                gone[channel, field] = told.version, generation
+
+
+def generation_of(epoch: str) -> str:
+    """Return the generation of an epoch."""
+    return epoch.partition(".")[0]
 
 
 def skipped(held: Fact | None, absent: int = 0) -> Placed:

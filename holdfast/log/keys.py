@@ -14,6 +14,8 @@ class Keys:
         "changed",
         "clients",
         "for_apply",
+        "for_begin",
+        "gone",
         "headers",
         "kicks",
         "meta",
@@ -37,8 +39,10 @@ class Keys:
         self.clients = f"{start}clients"
         self.kicks = f"{start}kicks"
         self.asks = f"{start}asks"
+        self.gone = f"{start}gone"
         seen = (f"{start}seen0", f"{start}seen1")
-        self.for_apply = (self.meta, self.changed, self.headers, self.routes, *seen, self.revoked)
+        self.for_apply = (self.meta, self.changed, self.headers, self.routes, *seen, self.revoked, self.gone)
+        self.for_begin = (self.meta, self.changed, self.headers, *seen)
 
     def list(self, channel: str) -> str:
         """Return the list of a channel's entries."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Watermark,
     )
     from holdfast.policy import Policy
+    from holdfast.records import StateRecord
 
 
 class MemoryStore:
@@ -48,6 +49,16 @@ class MemoryStore:
             self.shards.pop(shard, None)
         else:
             self.shards[shard] = snapshot.copy()
+
+    def damage(self, shard: int) -> None:
+        """Leave a shard as an apply does that failed while it wrote."""
+        held = self.shards.get(shard)
+        if held is not None:
+            held.damaged = True
+            for channel in sorted(held.headers)[::2]:
+                del held.headers[channel]
+                held.bodies.pop(channel, None)
+                held.last_offsets.pop(channel, None)
 
 
 class MemoryLog:
@@ -86,6 +97,16 @@ class MemoryLog:
     async def claim(self, shard: int, owner: str, *, expected: ShardState, generation: str) -> ShardState:
         """See `Log`."""
         return self._shard(shard).claim(owner, expected, generation, self.partitions)
+
+    async def load(self, shard: int, owner: str, facts: Sequence[StateRecord]) -> bool:
+        """See `Log`."""
+        return self._shard(shard).load(owner, facts)
+
+    async def begin(
+        self, shard: int, owner: str, *, generation: str, until: int, wipe: bool = False
+    ) -> ShardState:
+        """See `Log`."""
+        return self._shard(shard).begin(owner, generation, until, wipe=wipe)
 
     async def release(self, shard: int, owner: str) -> None:
         """See `Log`."""
@@ -132,4 +153,6 @@ class MemoryLog:
 
     async def members(self, shard: int, group: str) -> Sequence[Membership]:
         """See `Log`."""
-        return self._shard(shard).facts.of_group(group)
+        held = self._shard(shard)
+        held.settled()
+        return held.facts.of_group(group)

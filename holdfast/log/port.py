@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from holdfast.errors import Retry
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from holdfast.records import StateRecord
 
 FORMAT: Final = 1
 """The shard's format version. It fixes what a replay depends on: the two numbers below and the layouts."""
@@ -30,6 +34,10 @@ MAX_BATCH: Final = 200
 
 NEW: Final = -1
 """The offset of a watermark before any record."""
+
+
+class Rebuilding(Retry):
+    """The shard is being rebuilt: what it holds now is not what it held. Ask again later."""
 
 
 class Watermark(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +84,8 @@ class Batch(msgspec.Struct, frozen=True):
     """One fetched batch. `carried` is the watermark the dispatcher last saw; `last` the new one.
 
     `saved`: all state changes up to this offset are in the state topic (-1: nothing new to say).
-    An empty batch (`records` empty, `last` == `carried`) still checks and moves the token.
+    An empty batch (`records` empty, `last` == `carried`) still checks and moves the token. A shard of another
+    `generation` ("": not compared) is BEHIND, whatever its watermark.
     """
 
     owner: str
@@ -85,6 +94,7 @@ class Batch(msgspec.Struct, frozen=True):
     records: Sequence[LogRecord] = ()
     saved: int = NEW
     now_ms: int = 0
+    generation: str = ""
 
 
 class Outcome(enum.IntEnum):
@@ -118,6 +128,7 @@ class Status(enum.IntEnum):
     FENCED = 1  # another owner's token: nothing was changed
     BEHIND = 2  # the shard's watermark is below the carried one: Redis lost writes, nothing was changed
     REFUSED = 3  # deciding failed at `failed`: nothing was changed
+    DAMAGED = 4  # an earlier batch was applied in part: nothing was changed, the shard must be rebuilt
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -133,7 +144,7 @@ class ShardState(msgspec.Struct, frozen=True):
     """What a shard says of itself. `moved` counts the owner's applies; "" is no owner.
 
     `generation` is "" where the shard is empty (never used, or lost). `until`: rebuilding up to this offset,
-    NEW when not rebuilding.
+    NEW when that is reached. `damaged`: a batch was applied in part.
     """
 
     owner: str
@@ -143,6 +154,12 @@ class ShardState(msgspec.Struct, frozen=True):
     generation: str
     until: int
     partitions: int
+    damaged: bool = False
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether what the shard holds is not yet what it held."""
+        return self.damaged or not self.generation or self.until != NEW
 
 
 class SessionInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -215,6 +232,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
 
     `first` is the seq of the oldest entry kept (head + 1 when none is). `entries` are (seq, log entry).
     `cursor`: the stored cursor's (epoch, seq). `revoked`: tokens issued before this (Unix ms) do not hold.
+    `generation` and `position` (the watermark's offset) are the shard's at that moment: whoever knows of a
+    higher position of the same generation has read a store that lost writes.
     """
 
     epoch: str = ""
@@ -225,6 +244,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
     membership: Membership | None = None
     groups: Sequence[Membership] = ()
     revoked: int = 0
+    generation: str = ""
+    position: int = NEW
 
 
 class Kick(msgspec.Struct, frozen=True, gc=False):
@@ -247,6 +268,7 @@ class BeatAnswer(msgspec.Struct, frozen=True):
     generation: str
     kicks: Sequence[Kick] = ()
     asks: Sequence[str] = ()
+    rebuilding: bool = False
 
 
 class Log(Protocol):
@@ -271,7 +293,24 @@ class Log(Protocol):
     async def claim(self, shard: int, owner: str, *, expected: ShardState, generation: str) -> ShardState:
         """Take the token if owner and `moved` are still as in `expected`; return the state after that.
 
-        The claim succeeded if the returned `owner` is the one given. An empty shard gets `generation`.
+        The claim succeeded if the returned `owner` is the one given. An empty shard gets `generation`; with
+        "" it stays empty, and rebuilding, until `begin`.
+        """
+
+    async def load(self, shard: int, owner: str, facts: Sequence[StateRecord]) -> bool:
+        """Take in records of the state topic, in its order; False: the token is another owner's.
+
+        None replaces a fact of a higher version, where both are of one generation: versions are offsets, and
+        those of another generation mean nothing here. At most MAX_BATCH facts.
+        """
+
+    async def begin(
+        self, shard: int, owner: str, *, generation: str, until: int, wipe: bool = False
+    ) -> ShardState:
+        """Begin a tenure: set the generation, and rebuild up to offset `until` (NEW: there is no need).
+
+        With `wipe`, the shard forgets its logs, watermark and damage first; facts, routes and sessions stay.
+        Nothing changes where the returned `owner` is another.
         """
 
     async def release(self, shard: int, owner: str) -> None:
@@ -296,14 +335,14 @@ class Log(Protocol):
         """
 
     async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
-        """Read channels, all at one moment."""
+        """Read channels, all at one moment. Raises Rebuilding."""
 
     async def changed(
         self, shard: int, since: int, limit: int
     ) -> tuple[Watermark, Sequence[tuple[str, int]]]:
         """Return the watermark, and (channel, its last offset) of those written after offset `since`.
 
-        At most `limit`, lowest offsets first: a full answer means that there may be more.
+        At most `limit`, lowest offsets first: a full answer means that there may be more. Raises Rebuilding.
         """
 
     # logic
@@ -324,4 +363,4 @@ class Log(Protocol):
         """
 
     async def members(self, shard: int, group: str) -> Sequence[Membership]:
-        """Return the members of a group, by its channel's name."""
+        """Return the members of a group, by its channel's name. Raises Rebuilding."""

@@ -9,7 +9,7 @@ import msgspec
 from holdfast.channel import hash_tags
 from holdfast.clock import SystemClock, within
 from holdfast.errors import HoldfastError, Stop
-from holdfast.log import redis_apply
+from holdfast.log import redis_apply, redis_load
 from holdfast.log.keys import Keys
 from holdfast.log.port import (
     FORMAT,
@@ -18,6 +18,7 @@ from holdfast.log.port import (
     BeatAnswer,
     Kick,
     Membership,
+    Rebuilding,
     SessionInfo,
     ShardState,
     View,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from holdfast.log.port import Applied, Batch, Change, NodeUpdate, Query
     from holdfast.network import Network
     from holdfast.policy import Policy
+    from holdfast.records import StateRecord
     from holdfast.settings import Redis
 
 OLDEST: Final = (6, 2)
@@ -49,7 +51,11 @@ _META: Final = (
     "generation",
     "until",
     "partitions",
+    "damaged",
 )
+
+FORGET: Final = 200
+"""Channels whose logs are forgotten in one call."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _info = msgspec.msgpack.Decoder(SessionInfo).decode
@@ -79,9 +85,13 @@ class RedisLog:
                 "apply",
                 "ask",
                 "beat",
+                "begin",
                 "changed",
                 "claim",
+                "forget",
                 "kick",
+                "load",
+                "members",
                 "read",
                 "release",
                 "sessions",
@@ -91,6 +101,12 @@ class RedisLog:
 
     async def _run(self, shard: int, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return await self._caller.run(shard, self._scripts[name], keys, args)
+
+    async def _settled(self, shard: int, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        reply = await self._run(shard, name, keys, args)
+        if reply is None:
+            raise Rebuilding("the shard is being rebuilt")
+        return reply
 
     async def start(self) -> None:
         """See `Log`."""
@@ -139,6 +155,26 @@ class RedisLog:
             raise Stop(f"the store has format {stored}, this program reads {FORMAT}")
         return _state(reply)
 
+    async def load(self, shard: int, owner: str, facts: Sequence[StateRecord]) -> bool:
+        """See `Log`."""
+        keys, args = redis_load.arguments(owner, facts, self._keys[shard])
+        return bool(await self._run(shard, "load", keys, args))
+
+    async def begin(
+        self, shard: int, owner: str, *, generation: str, until: int, wipe: bool = False
+    ) -> ShardState:
+        """See `Log`."""
+        keys = self._keys[shard]
+        while wipe:
+            # A shard has more lists than one call may remove.
+            names = await self._caller.command(shard, "forget", ("ZRANGE", keys.changed, 0, FORGET - 1))
+            lists = [keys.list(name.decode()) for name in names]
+            fixed = (keys.meta, keys.changed, keys.headers)
+            if not names or not await self._run(shard, "forget", (*fixed, *lists), (owner, *names)):
+                break
+        args = (owner, generation, until, "1" if wipe else "")
+        return _state(await self._run(shard, "begin", keys.for_begin, args))
+
     async def release(self, shard: int, owner: str) -> None:
         """See `Log`."""
         await self._run(shard, "release", (self._keys[shard].meta,), (owner,))
@@ -168,6 +204,7 @@ class RedisLog:
             generation=(meta[3] or b"").decode(),
             kicks=[_kick(member) for member in kicks],
             asks=asks.decode().split("\n") if asks else (),
+            rebuilding=bool(meta[5]) or not meta[3] or _watermark(meta).offset < int(meta[4] or NEW),
         )
 
     async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
@@ -196,15 +233,16 @@ class RedisLog:
             )
             for query in queries
         ]
-        reply = await self._run(shard, "read", names, (_encode((WINDOW_MS, rows)),))
-        return [_view(query, view) for query, view in zip(queries, reply, strict=True)]
+        generation, position, views = await self._settled(shard, "read", names, (_encode((WINDOW_MS, rows)),))
+        at = generation.decode(), position
+        return [_view(query, view, at) for query, view in zip(queries, views, strict=True)]
 
     async def changed(
         self, shard: int, since: int, limit: int
     ) -> tuple[Watermark, Sequence[tuple[str, int]]]:
         """See `Log`."""
         keys = self._keys[shard]
-        meta, flat = await self._run(shard, "changed", (keys.meta, keys.changed), (since, limit))
+        meta, flat = await self._settled(shard, "changed", (keys.meta, keys.changed), (since, limit))
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return _watermark(meta), [(channel.decode(), int(offset)) for channel, offset in pairs]
 
@@ -233,12 +271,13 @@ class RedisLog:
 
     async def members(self, shard: int, group: str) -> Sequence[Membership]:
         """See `Log`."""
-        flat = await self._caller.command(shard, "members", ("HGETALL", self._keys[shard].members(group)))
+        keys = self._keys[shard]
+        flat = await self._settled(shard, "members", (keys.meta, keys.members(group)), ())
         return _memberships(flat)
 
 
 def _state(meta: Sequence[bytes | None]) -> ShardState:
-    owner, moved, *watermark, saved, generation, until, partitions = meta
+    owner, moved, *watermark, saved, generation, until, partitions, damaged = meta
     position = _watermark(watermark)
     rebuilding = int(NEW if until is None else until)
     return ShardState(
@@ -249,6 +288,7 @@ def _state(meta: Sequence[bytes | None]) -> ShardState:
         generation=(generation or b"").decode(),
         until=rebuilding if position.offset < rebuilding else NEW,
         partitions=int(partitions or 0),
+        damaged=bool(damaged),
     )
 
 
@@ -278,7 +318,7 @@ def _memberships(flat: Sequence[bytes]) -> list[Membership]:
     return sorted((_fact(name.decode(), fact) for name, fact in pairs), key=lambda held: held.name)
 
 
-def _view(query: Query, view: Sequence[Any]) -> View:
+def _view(query: Query, view: Sequence[Any], at: tuple[str, int]) -> View:
     epoch, head, first, low, entries, cursor, member, groups, revoked = view
     place = _fact("", cursor) if cursor else None
     return View(
@@ -290,4 +330,6 @@ def _view(query: Query, view: Sequence[Any]) -> View:
         membership=_fact(query.member, member) if member else None,
         groups=_memberships(groups),
         revoked=int(revoked),
+        generation=at[0],
+        position=at[1],
     )

@@ -82,6 +82,7 @@ def arguments(
             AGED,
             channels,
             rows,
+            batch.generation,
         )
     )
     return [*fixed, *(keys.list(channel[0]) for channel in channels), *hashes], args, of_record

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from holdfast import records
 from holdfast.errors import Stop
-from holdfast.log.facts import Fact, Facts, skipped
+from holdfast.log.facts import Fact, Facts, generation_of, skipped
 from holdfast.log.nodes import Nodes
 from holdfast.log.port import (
     NEW,
@@ -22,6 +22,7 @@ from holdfast.log.port import (
     Op,
     Outcome,
     Placed,
+    Rebuilding,
     ShardState,
     Status,
     View,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from holdfast.log.port import Batch, LogRecord, Query
     from holdfast.policy import Policy
+    from holdfast.records import StateRecord
 
 
 _OPS = frozenset(int(op) for op in Op)
@@ -70,8 +72,8 @@ class Seen:
 
     def __init__(self) -> None:
         self.window = NEW
-        self.current: dict[tuple[str, str], tuple[int, int]] = {}
-        self.previous: dict[tuple[str, str], tuple[int, int]] = {}
+        self.current: dict[tuple[str, str], tuple[int, int | str]] = {}
+        self.previous: dict[tuple[str, str], tuple[int, int | str]] = {}
 
     def advance(self, ts: int) -> None:
         """Let record time move on, never back."""
@@ -81,12 +83,12 @@ class Seen:
             self.current = {}
             self.window = window
 
-    def get(self, channel: str, source: str) -> tuple[int, int] | None:
+    def get(self, channel: str, source: str) -> tuple[int, int | str] | None:
         """Return what was written of a source, if it was within the last two windows."""
         key = channel, source
         return self.current.get(key) or self.previous.get(key)
 
-    def put(self, channel: str, source: str, score: int, content: int = 0) -> None:
+    def put(self, channel: str, source: str, score: int, content: int | str = 0) -> None:
         """Write."""
         self.current[channel, source] = (score, content)
 
@@ -103,11 +105,14 @@ class Shard:
         self.generation = ""
         self.until = NEW
         self.partitions = 0
+        self.damaged = False
         self.headers: dict[str, Header] = {}
         self.bodies: dict[str, Bodies] = {}
         self.last_offsets: dict[str, int] = {}  # ordered by offset
         self.seen = Seen()
+        # Who left a group, with version and generation; `gone` is from the state topic, while rebuilding.
         self.left = Seen()
+        self.gone: dict[tuple[str, str], tuple[int, str]] = {}
         self.facts = Facts()
         self.nodes = Nodes()
 
@@ -121,7 +126,14 @@ class Shard:
         """See `Log.state`."""
         until = self.until if self.watermark.offset < self.until else NEW
         return ShardState(
-            self.owner, self.moved, self.watermark, self.saved, self.generation, until, self.partitions
+            self.owner,
+            self.moved,
+            self.watermark,
+            self.saved,
+            self.generation,
+            until,
+            self.partitions,
+            self.damaged,
         )
 
     def claim(self, owner: str, expected: ShardState, generation: str, partitions: int) -> ShardState:
@@ -141,6 +153,36 @@ class Shard:
             self.owner = ""
             self.moved += 1
 
+    # rebuilding
+
+    def load(self, owner: str, facts: Sequence[StateRecord]) -> bool:
+        """See `Log.load`."""
+        if not owner or owner != self.owner:
+            return False
+        self.facts.load(facts, self.gone)
+        return True
+
+    def begin(self, owner: str, generation: str, until: int, *, wipe: bool) -> ShardState:
+        """See `Log.begin`."""
+        if owner and owner == self.owner:
+            if wipe:
+                self.headers, self.bodies, self.last_offsets = {}, {}, {}
+                self.seen, self.left = Seen(), Seen()
+                self.watermark, self.saved, self.damaged = Watermark(), NEW, False
+            self.generation, self.until = generation, until
+            self.moved += 1
+        return self.state()
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether what is held is not yet what was held."""
+        return self.damaged or not self.generation or self.watermark.offset < self.until
+
+    def settled(self) -> None:
+        """Raise Rebuilding where what is held is not yet what was held."""
+        if self.rebuilding:
+            raise Rebuilding("the shard is being rebuilt")
+
     # the log
 
     def apply(self, batch: Batch, now_ms: int) -> Applied:
@@ -148,11 +190,15 @@ class Shard:
         found = self.watermark
         if not batch.owner or batch.owner != self.owner:
             return Applied(Status.FENCED, found)
-        if found.offset < batch.carried.offset:
+        if self.damaged:
+            return Applied(Status.DAMAGED, found)
+        other = batch.generation and batch.generation != self.generation
+        if other or found.offset < batch.carried.offset:
             return Applied(Status.BEHIND, found)
         for index, record in enumerate(batch.records):
             if record.op not in _OPS:
                 return Applied(Status.REFUSED, found, reason=f"record {index}: unknown op {int(record.op)}")
+        self.damaged = True
         if batch.last.offset > found.offset:
             self._sweep(found.ts)
         for record in batch.records:
@@ -165,6 +211,9 @@ class Shard:
         self.saved = max(self.saved, batch.saved)
         if batch.last.offset > found.offset:
             self.watermark = batch.last
+        if self.watermark.offset >= self.until:
+            self.gone = {}
+        self.damaged = False
         return Applied(Status.APPLIED, found, placed)
 
     def _place(self, record: LogRecord, done: int, grown: dict[str, int]) -> Placed:
@@ -185,8 +234,7 @@ class Shard:
                 placed = self.facts.move_cursor(record, current)
             case Op.REVOKE:
                 placed = self.facts.revoke(record)
-                if placed.outcome is Outcome.DONE:
-                    self._touch(record)
+                self._touch(record)
             case _:
                 placed = Placed(Outcome.DONE)
         if placed.outcome is not Outcome.DONE:
@@ -259,24 +307,33 @@ class Shard:
             self.bodies.pop(channel, None)
 
     # memberships: a leave is remembered for a while, so that an older join does not undo it
+    #
+    # They touch their channel whether they decide anything or not: a replay onto facts that were loaded from
+    # the state topic decides less than the first run did, and must make the same headers.
 
     def _facts(self, record: LogRecord) -> dict[str, Fact]:
         kind = self.facts.groups if record.op == Op.GROUP else self.facts.members
         return kind.get(record.channel, {})
 
-    def _newest(self, record: LogRecord) -> Fact | None:
+    def _newest(self, record: LogRecord) -> tuple[Fact | None, str]:
+        """Return what is known of a membership, and of which generation."""
         held = self._facts(record).get(record.source)
-        left = self.left.get(record.channel, record.source)
-        if left is not None and (held is None or left[0] > held.version):
-            return Fact(left[0], 0, "")
-        return held
+        if held is not None:
+            return held, generation_of(held.epoch)
+        channel, source = record.channel, record.source
+        left = self.left.get(channel, source) or self.gone.get((channel, source))
+        return (None, "") if left is None else (Fact(left[0], 0, ""), str(left[1]))
 
     def _membership(self, record: LogRecord) -> Placed:
         version = record.score if record.op == Op.GROUP else record.offset
-        newest = self._newest(record)
-        if newest is not None and newest.version >= version:
-            return skipped(newest)
         header = self._touch(record)
+        newest, known = self._newest(record)
+        generation = generation_of(record.epoch if record.op == Op.GROUP else header.epoch)
+        if newest is not None and known == generation:
+            if newest.version == version and record.op == Op.GROUP and not record.content:
+                self.left.put(record.channel, record.source, version, generation)
+            if newest.version > version or (newest.version == version and record.op == Op.GROUP):
+                return skipped(newest)
         if record.op == Op.GROUP:
             fact, present = Fact(version, record.seq, record.epoch), record.content == 1
         else:
@@ -290,7 +347,7 @@ class Shard:
             facts[record.source] = fact
         else:
             facts.pop(record.source, None)
-            self.left.put(record.channel, record.source, version)
+            self.left.put(record.channel, record.source, version, generation)
         if not facts:
             del kind[record.channel]
         return Placed(Outcome.DONE, fact.seq, fact.epoch, (), version)
@@ -299,11 +356,11 @@ class Shard:
         """Return what is held where the record itself was taken in before."""
         match record.op:
             case Op.JOIN:
-                return skipped(self._newest(record))
+                return skipped(self._newest(record)[0])
             case Op.LEAVE:
-                return skipped(self._newest(record), absent=record.offset)
+                return skipped(self._newest(record)[0], absent=record.offset)
             case Op.GROUP:
-                return skipped(self._newest(record), absent=0 if record.content else record.score)
+                return skipped(self._newest(record)[0], absent=0 if record.content else record.score)
             case Op.CURSOR:
                 return skipped(self.facts.cursors.get(record.channel, {}).get(record.source))
             case Op.REVOKE:
@@ -316,6 +373,7 @@ class Shard:
 
     def read(self, queries: Sequence[Query], now_ms: int) -> tuple[View, ...]:
         """See `Log.read`."""
+        self.settled()
         return tuple(self._view(query, now_ms) for query in queries)
 
     def _view(self, query: Query, now_ms: int) -> View:
@@ -338,10 +396,13 @@ class Shard:
             membership=facts.member(channel, query.member) if query.member else None,
             groups=facts.of_user(channel) if query.user else (),
             revoked=facts.revoked.get(channel, 0),
+            generation=self.generation,
+            position=self.watermark.offset,
         )
 
     def changed(self, since: int, limit: int) -> tuple[Watermark, tuple[tuple[str, int], ...]]:
         """See `Log.changed`."""
+        self.settled()
         newer = []
         for channel, offset in reversed(self.last_offsets.items()):
             if offset <= since:
@@ -353,7 +414,7 @@ class Shard:
     def beat(self, incarnation: str) -> BeatAnswer:
         """See `Log.beat`."""
         number, kicks, asks = self.nodes.beat(incarnation)
-        return BeatAnswer(number, self.watermark, self.generation, kicks, asks)
+        return BeatAnswer(number, self.watermark, self.generation, kicks, asks, rebuilding=self.rebuilding)
 
 
 def _range(

@@ -8,7 +8,6 @@ from holdfast.errors import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
     from holdfast.clock import Clock
     from holdfast.log.port import Log, ShardState
@@ -24,13 +23,12 @@ async def claim(
     owner: str,
     *,
     takeover: float,
-    random: Random,
     stopping: Callable[[], bool],
-) -> tuple[ShardState, ShardState] | None:
+) -> ShardState | None:
     """Wait until the token is free, or did not move for `takeover` s of own reads in a row, and take it.
 
-    Returns the states before and after; None when `stopping` says so. A failed read starts the observation
-    again: nobody is superseded because the store was away.
+    Returns the state then; None when `stopping` says so. An empty shard stays so, until its generation is
+    known. A failed read starts the observation again: nobody is superseded because the store was away.
     """
     seen: tuple[str, int] | None = None
     since = 0.0
@@ -41,11 +39,9 @@ async def claim(
             if (state.owner, state.moved) != seen:
                 seen, since = (state.owner, state.moved), now
             if state.owner in ("", owner) or now - since >= takeover:
-                taken = await log.claim(
-                    shard, owner, expected=state, generation=f"{random.getrandbits(48):012x}"
-                )
+                taken = await log.claim(shard, owner, expected=state, generation="")
                 if taken.owner == owner:
-                    return state, taken
+                    return taken
                 seen = None
         except Retry:
             seen = None

@@ -108,8 +108,11 @@ class Interpreter:
             Write("dead", record.partition, record.key, record.value, (*record.headers, *headers))
         )
 
-    def interpret(self, taken: Taken, applied: Applied, *, new_after: int, now_ms: int) -> None:
-        """Add what follows from each record. Records up to offset `new_after` are replays: not shown."""
+    def interpret(self, taken: Taken, applied: Applied, *, new_after: int, known: int, now_ms: int) -> None:
+        """Add what follows from each record. Records up to offset `new_after` are replays: not shown.
+
+        Replies up to `known` were pushed before, as far as that was possible.
+        """
         done = skipped = reused = pushed = 0
         by_node = taken.by_node
         for record, message, asked, placed in zip(
@@ -140,8 +143,7 @@ class Interpreter:
                     skipped += 1
                 new = record.offset > max(new_after, applied.found.offset)
                 if isinstance(message, Reply):
-                    # Of those taken in before, this or another dispatcher has pushed what could be pushed.
-                    if new:
+                    if record.offset > known:
                         self._reply(taken, message, now_ms)
                 else:
                     self._change(taken, record, asked, placed, new=new)

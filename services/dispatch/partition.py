@@ -1,5 +1,8 @@
 """One partition's worker: claims its shard, applies what comes, and pushes what follows.
 
+Whatever does not fit (the shard lost writes, is damaged, or the log is another) ends the tenure; the next one
+begins at once, with the same token, by finding out where the shard and the log stand (`rebuild`).
+
 Partitions share a consumer, a producer and the links, none of which is ever waited for here by one for
 another; all else is this partition's own.
 """
@@ -14,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 from holdfast.clock import within
 from holdfast.errors import Retry, Stop
 from holdfast.log.port import NEW, Batch, Status, Watermark
-from holdfast.records import StateRecord, checksum, encode
+from holdfast.records import checksum, encode
 
 from .claim import claim
 from .outcome import Interpreter, Taken
+from .rebuild import Rebuild
 from .saver import Saver, Write
 
 if TYPE_CHECKING:
@@ -25,11 +29,12 @@ if TYPE_CHECKING:
     from random import Random
 
     from holdfast.bus.port import OffsetLost, Producer, Record
-    from holdfast.log.port import Applied, ShardState
+    from holdfast.log.port import Applied, LogRecord, ShardState
     from holdfast.parts import Parts
 
     from .feed import Feed, Queue
     from .links import Links
+    from .rebuild import Begun
 
 BATCH_BYTES: Final = 1024 * 1024
 """Bytes of values in one apply, about, so that a call stays short and a frame far below its bound."""
@@ -45,6 +50,10 @@ _log = logging.getLogger(__name__)
 
 class _Over(Exception):  # noqa: N818 - not an error: the tenure has ended
     """This tenure is over: `why` is fenced or stopped."""
+
+
+class _Again(Exception):  # noqa: N818 - not an error: what is known of shard and log does not fit
+    """This tenure begins again: `why` it must find out where shard and log stand."""
 
 
 class Partition:
@@ -79,8 +88,14 @@ class Partition:
         self._random = random
         self._interpreter = Interpreter(parts.metrics, parts.bus.partitions)
         self._saver = Saver(producer, parts.clock, NEW)
-        self._new_after = NEW
+        self._rebuild = Rebuild(
+            number, parts, owner=owner, producer=producer, random=random, pause=self._pause
+        )
+        self._until = NEW
+        self._known = NEW
+        self._told_upto = NEW
         self._replaying = False
+        self._lost_offset = ""
         self._limit = self._settings.fetch
         self._told = 0.0
         self._stopping = False
@@ -108,17 +123,19 @@ class Partition:
     async def _run(self) -> None:
         while not self._stopping:
             try:
-                claimed = await claim(
+                state = await claim(
                     self._shards,
                     self._clock,
                     self.number,
                     self._owner,
                     takeover=self._settings.takeover,
-                    random=self._random,
                     stopping=lambda: self._stopping,
                 )
-                if claimed is not None:
-                    await self._tenure(*claimed)
+                if state is not None:
+                    await self._tenure(state)
+            except _Again as again:
+                _log.warning("partition %d begins again: %s", self.number, again)
+                await self._clock.sleep(RETRY_SECONDS * self._random.uniform(0.5, 1.0))
             except _Over as over:
                 _log.warning("partition %d: %s", self.number, over)
             except Stop as stop:
@@ -134,63 +151,78 @@ class Partition:
 
     # a tenure
 
-    async def _tenure(self, before: ShardState, state: ShardState) -> None:
+    async def _tenure(self, state: ShardState) -> None:
         self._metrics.dispatch_claims.labels("claimed").inc()
         self.refusal = ""
-        self.generation = state.generation
-        self.carried = state.watermark
-        self._saver = Saver(self._producer, self._clock, state.saved)
-        self._limit = self._settings.fetch
-        position = await self._first_position(state)
-        if not before.generation:
-            self._saver.add(NEW, [self._generation_record(position)])
+        begun = await self._rebuild.begin(state)
+        if begun.fenced:
+            raise _Over("fenced: another dispatcher holds the token")
+        self._begin(begun)
         self._links.break_chains(self.number, "tenure")
-        queue = self._feed.open(self.number, position, wake=self._event.set, on_lost=self._lost)
+        queue = self._feed.open(self.number, begun.position, wake=self._event.set, on_lost=self._lost)
         self.serving = True
         self._metrics.dispatch_partitions.inc()
-        _log.info("partition %d: serving from offset %d", self.number, position)
+        _log.info(
+            "partition %d: serving from offset %d, rebuilding to %d",
+            self.number,
+            begun.position,
+            begun.until,
+        )
         try:
             self._tell()
             await self._serve(queue)
             await self._hand_over()
         finally:
             self.serving = False
+            self._replays(NEW)
             self._metrics.dispatch_partitions.dec()
             self._feed.close(self.number)
             await self._saver.close()
 
-    async def _first_position(self, state: ShardState) -> int:
-        start, end = await self._span()
-        watermark = state.watermark.offset
-        self._new_after, self._replaying = watermark, False
-        if watermark == NEW:
-            # A shard without a past and a log with one: what is in it now is a replay, or may be one.
-            self._new_after, self._replaying = end - 1, end > start
-            return start
-        if not start <= watermark + 1 <= end:
-            self._unjoined(f"the watermark is {watermark}, the log spans {start} to {end}")
-            return start
-        return max(start, min(state.saved, watermark) + 1)
+    def _begin(self, begun: Begun) -> None:
+        """Take over what a tenure begins with."""
+        state = begun.state
+        if begun.unjoined:
+            self._unjoined(begun.unjoined)
+        if state.generation != self.generation:
+            self.generation, self._known = state.generation, NEW
+        self.carried = state.watermark
+        self._known = max(self._known, self.carried.offset)
+        if self._known == NEW:
+            self._known = begun.until  # which replies were pushed is not known: to nobody they come twice
+        self._told_upto = self.carried.offset
+        self._saver = Saver(self._producer, self._clock, state.saved)
+        self._limit = self._settings.fetch
+        self._lost_offset = ""
+        self._replays(begun.until)
+        if not self._replaying and self.carried.offset != NEW:
+            self._remember()
 
-    async def _span(self) -> tuple[int, int]:
-        delay = RETRY_SECONDS
-        while True:
-            try:
-                return (await self._bus.ends("outbound"))[self.number]
-            except Retry as error:
-                _log.warning("partition %d: the log's ends are not known: %s", self.number, error)
-            delay = await self._pause(delay)
+    def _replays(self, until: int) -> None:
+        """Note that what comes up to offset `until` is replayed: NEW, nothing."""
+        replaying = until > self.carried.offset
+        if replaying != self._replaying:
+            self._metrics.dispatch_rebuilding.inc(1 if replaying else -1)
+        self._until, self._replaying = until, replaying
+
+    def _remember(self) -> None:
+        """Write down which generation this is, and a record that it has taken in."""
+        record = self._rebuild.generation_record(self.generation, self.carried)
+        self._saver.add(self._saver.saved, [Write("state", self.number, record.key.encode(), encode(record))])
 
     async def _serve(self, queue: Queue) -> None:
         idle = self._settings.idle
         self._told = moved = self._clock.monotonic()
         while not self._stopping:
             self._event.clear()
+            if self._lost_offset:
+                raise _Again(self._lost_offset)
             now = self._clock.monotonic()
             if now - self._told >= idle:
                 if now - moved >= idle:
                     await self._apply(queue, ())
                     moved = now
+                    await self._look_for_the_end(queue)
                 self._tell()
             if self._saver.full:
                 self._metrics.dispatch_state_waits.inc()
@@ -202,6 +234,13 @@ class Partition:
                 moved = self._clock.monotonic()
             else:
                 await self._wait(max(self._told + idle - now, 0.001))
+
+    async def _look_for_the_end(self, queue: Queue) -> None:
+        """Begin again where a replay has no more to read: the log has become shorter than it was."""
+        if self._replaying and not len(queue):
+            _, end = await self._rebuild.span()
+            if queue.next >= end and not len(queue):
+                raise _Again(f"the log ends at {end}, the replay was to reach {self._until}")
 
     async def _wait(self, seconds: float) -> None:
         timer = self._clock.call_later(seconds, self._event.set)
@@ -222,12 +261,16 @@ class Partition:
             await within(self._clock, FLUSH_SECONDS, self._saver.flush())
         with contextlib.suppress(Retry):
             # The successor starts at `saved`: tell it how far that is.
-            last = Batch(self._owner, self.carried, self.carried, (), self._saver.saved, self._clock.now_ms())
+            last = self._batch((), self.carried)
             await self._shards.apply(self.number, last)
             await self._shards.release(self.number, self._owner)
             self._metrics.dispatch_claims.labels("released").inc()
 
     # a batch
+
+    def _batch(self, asked: Sequence[LogRecord], last: Watermark) -> Batch:
+        now_ms = self._clock.now_ms()
+        return Batch(self._owner, self.carried, last, asked, self._saver.saved, now_ms, self.generation)
 
     async def _apply(self, queue: Queue, records: Sequence[Record]) -> None:
         taken = self._interpreter.take_in(records)
@@ -246,7 +289,10 @@ class Partition:
             self._metrics.dispatch_claims.labels("lost").inc()
             raise _Over("fenced: another dispatcher holds the token")
         elif applied.status == Status.BEHIND:
-            await self._rewind(queue, applied.found)
+            self._metrics.dispatch_rewinds.inc()
+            raise _Again(f"the shard fell back from {self.carried.offset} to {applied.found.offset}")
+        elif applied.status == Status.DAMAGED:
+            raise _Again("a batch was applied in part")
         else:
             _log.warning("partition %d: a batch was refused: %s", self.number, applied.reason)
             queue.put_back(records)
@@ -256,7 +302,7 @@ class Partition:
 
     async def _applied(self, taken: Taken, last: Watermark) -> Applied:
         """Apply, again and again while the outcome is unknown: what was applied is skipped then."""
-        batch = Batch(self._owner, self.carried, last, taken.asked, self._saver.saved, self._clock.now_ms())
+        batch = self._batch(taken.asked, last)
         self._metrics.dispatch_batch.observe(len(taken.asked))
         delay = RETRY_SECONDS
         while True:
@@ -277,18 +323,30 @@ class Partition:
         if broken:
             # A lost reply, or somebody was here before: what was pushed for those records is not known.
             self._links.break_chains(self.number, "watermark")
-        self._interpreter.interpret(taken, applied, new_after=self._new_after, now_ms=self._clock.now_ms())
+        self._interpreter.interpret(
+            taken,
+            applied,
+            new_after=self._until,
+            known=max(self._known, found.offset),
+            now_ms=self._clock.now_ms(),
+        )
         self.carried = found if found.offset > last.offset else last
+        self._known = max(self._known, self.carried.offset)
         self._limit = min(self._limit * 2, self._settings.fetch)
         self._saver.add(self.carried.offset, taken.writes)
-        if self._replaying and self.carried.offset >= self._new_after:
-            self._replaying = False
+        if self._replaying and self.carried.offset >= self._until:
+            self._replays(NEW)
+            self._remember()
             self._links.break_chains(self.number, "replayed")
             broken = True
         if not self._replaying:
-            self._links.push(self.number, self.generation, self.carried.offset, taken.by_node)
+            self._told_upto = self.carried.offset
+            self._links.push(self.number, self.generation, self._told_upto, taken.by_node)
             if broken:
                 self._tell()
+        elif taken.by_node:
+            # Replies: somebody waits for them. What nodes know of the log stays where it was.
+            self._links.push(self.number, self.generation, self._told_upto, taken.by_node)
 
     def _tell(self) -> None:
         """Let every node know the position."""
@@ -298,31 +356,15 @@ class Partition:
 
     # when the log and the shard disagree
 
-    async def _rewind(self, queue: Queue, found: Watermark) -> None:
-        """Go back to where the shard has lost its writes; nothing that is applied again is shown as new."""
-        _log.warning(
-            "partition %d: the shard fell back from %d to %d", self.number, self.carried.offset, found.offset
-        )
-        self._metrics.dispatch_rewinds.inc()
-        start, end = await self._span()
-        if found.offset != NEW and not start <= found.offset + 1 <= end:
-            self._unjoined(f"the watermark fell to {found.offset}, the log spans {start} to {end}")
-        self._new_after = max(self._new_after, self.carried.offset)
-        self._replaying = True
-        self.carried = found
-        self._feed.seek(queue, max(start, found.offset + 1))
-
     def _lost(self, lost: OffsetLost) -> int:
-        self._unjoined(str(lost))
+        """Begin again: the log is not what it was."""
+        self._lost_offset = str(lost)
         self._links.break_chains(self.number, "offset_lost")
+        self._event.set()
         return lost.start
 
     def _unjoined(self, what: str) -> None:
-        """Go on from what there is, and say so loudly. A new generation of the shard begins here."""
+        """Say loudly that the shard has begun a new generation, from what there is."""
         self.alarm = f"partition {self.number}: the log no longer joins the shard: {what}"
         self._metrics.dispatch_unjoined.inc()
         _log.error(self.alarm)
-
-    def _generation_record(self, position: int) -> Write:
-        record = StateRecord("generation", "", "", max(position, 0), self.generation)
-        return Write("state", self.number, record.key.encode(), encode(record))

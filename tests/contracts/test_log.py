@@ -445,8 +445,9 @@ async def test_ranges(owner: Owner, log: Log) -> None:
     assert await seqs(log, "user:a", 0, epoch="other") == []
 
 
-async def test_unknown_channel(log: Log) -> None:
+async def test_unknown_channel(owner: Owner, log: Log) -> None:
     """A channel that was never written has no epoch and nothing in it."""
+    assert owner.watermark == Watermark()
     (view,) = await log.read(0, [Query("user:x", 0, user=True, device="d", member="m")])
     assert (view.epoch, view.head, view.first, list(view.entries)) == ("", 0, 1, [])
     assert (view.cursor, view.membership, list(view.groups), view.revoked) == (None, None, [], 0)
@@ -466,8 +467,9 @@ async def test_changed(owner: Owner, log: Log) -> None:
 async def test_shards_are_apart(owner: Owner, log: Log) -> None:
     """What happens in one shard is not seen in another."""
     await owner.placed(message(1))
+    await log.claim(1, "d2", expected=await log.state(1), generation="g")
     assert (await log.read(1, [Query("user:a")]))[0].epoch == ""
-    assert (await log.state(1)).owner == ""
+    assert (await log.state(2)).owner == ""
 
 
 # nodes

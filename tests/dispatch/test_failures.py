@@ -63,8 +63,13 @@ async def test_superseded_dispatcher(world: World) -> None:
     await world.clock.advance(1.5)  # its applies hang
     world.registry.remove(zombie.incarnation)
     await world.dispatcher("d2")
+    before_takeover = node.breaks(SHARD)
     await world.clock.advance(4)
-    assert node.messages() == [(ROOM, 1), (ROOM, 2)]
+    # What was there when the token was taken may be a replay: it is not pushed, the node is to look.
+    assert node.messages() == [(ROOM, 1)]
+    assert node.breaks(SHARD) > before_takeover
+    assert node.chain(SHARD)[-1][1] == 1
+    assert (await world.view(ROOM)).head == 2
     before = {shard: (await world.log.state(shard)).owner for shard in range(PARTITIONS)}
     for hang in hangs.values():
         hang.set_result(None)
@@ -73,7 +78,7 @@ async def test_superseded_dispatcher(world: World) -> None:
     await world.clock.advance(1)
     assert world.count("d1", "claims_total", event="lost") == PARTITIONS
     assert {shard: (await world.log.state(shard)).owner for shard in range(PARTITIONS)} == before
-    assert node.messages() == [(ROOM, 1), (ROOM, 2), (ROOM, 3)]
+    assert node.messages() == [(ROOM, 1), (ROOM, 3)]
     assert (await world.view(ROOM)).head == 3
 
 
@@ -359,6 +364,7 @@ async def test_log_no_longer_joins(world: World) -> None:
     await world.dispatcher("d1")
     world.message(ROOM, "one")
     await world.clock.advance(1.5)
+    first = await world.view(ROOM)
     world.logs["d1"].away = True
     for number in range(5):
         world.message(ROOM, str(number))
@@ -367,8 +373,11 @@ async def test_log_no_longer_joins(world: World) -> None:
     assert stopping.done()
     world.broker.truncate("outbound", SHARD, 4)
     successor = await world.dispatcher("d2")
+    before = (await world.log.state(SHARD)).generation
     await world.clock.advance(5)
-    assert (await world.view(ROOM)).head == 3
+    view = await world.view(ROOM)
+    assert view.head == 2
+    assert view.epoch.split(".")[0] != first.epoch.split(".")[0]  # a new generation
     assert len(successor.details()["alarms"]) == 1
     assert world.count("d2", "unjoined_total") == 1
 

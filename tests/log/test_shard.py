@@ -143,7 +143,8 @@ def test_changed_is_complete(made: list[tuple[Op, str, str, int, int]], cut: lis
     last = {
         record.channel: record.offset
         for record in log
-        if record.op is not Op.PASS and placed[record.offset].outcome is Outcome.DONE
+        if record.op is not Op.PASS
+        and (record.op is not Op.APPEND or placed[record.offset].outcome is Outcome.DONE)
     }
     alive = {c for c in last if shard.read([Query(c)], 0)[0].epoch}
     told = shard.changed(since, 1000)[1]

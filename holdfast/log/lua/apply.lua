@@ -1,20 +1,24 @@
 -- Takes in one batch. Reads and decides everything first, then writes; the watermark last.
 -- holdfast/log/shard.py says the same in Python, and a test holds the two together.
 --
--- KEYS: 1 meta, 2 changed, 3 headers, 4 routes, 5-6 seen, 7 revoked, then one list per channel, then hashes
+-- An error while writing leaves `damaged` set: Redis does not roll back, so the shard must be rebuilt.
+--
+-- KEYS: 1 meta, 2 changed, 3 headers, 4 routes, 5-6 seen, 7 revoked, 8 gone, then one list per channel, then
+--       hashes
 -- ARGV: 1 the batch in msgpack, then the body of each APPEND
-local META, CHANGED, HEADERS, ROUTES, REVOKED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]
+local META, CHANGED, HEADERS, ROUTES, REVOKED, GONE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7], KEYS[8]
 local SEEN = { [0] = KEYS[5], [1] = KEYS[6] }
-local LISTS = 7
+local LISTS = 8
 local PASS, APPEND, JOIN, LEAVE, GROUP, CURSOR, REVOKE, ROUTE = 0, 1, 2, 3, 4, 5, 6, 7
 local DONE, SKIPPED, REUSED = 0, 1, 2
-local APPLIED, FENCED, BEHIND, REFUSED = 0, 1, 2, 3
+local APPLIED, FENCED, BEHIND, REFUSED, DAMAGED = 0, 1, 2, 3, 4
 
-local owner, carried, last, saved, now, WINDOW, SWEEP, AGED, channels, records =
+local owner, carried, last, saved, now, WINDOW, SWEEP, AGED, channels, records, wanted =
     unpack(cmsgpack.unpack(ARGV[1]))
-local stored = redis.call('HMGET', META, 'owner', 'offset', 'ts', 'checksum', 'saved', 'generation', 'window')
+local stored = redis.call('HMGET', META, 'owner', 'offset', 'ts', 'checksum', 'saved', 'generation', 'window',
+  'until', 'damaged')
 local found = { tonumber(stored[2]) or -1, tonumber(stored[3]) or 0, tonumber(stored[4]) or 0 }
-local generation, window = stored[6], tonumber(stored[7]) or -1
+local generation, window, upto = stored[6], tonumber(stored[7]) or -1, tonumber(stored[8]) or -1
 local first_window = window
 
 local function answer(status, reason, out, epochs, routes)
@@ -22,7 +26,8 @@ local function answer(status, reason, out, epochs, routes)
 end
 
 if not stored[1] or stored[1] == '' or stored[1] ~= owner then return answer(FENCED, '') end
-if found[1] < carried then return answer(BEHIND, '') end
+if (stored[9] or '') ~= '' then return answer(DAMAGED, '') end
+if found[1] < carried or (wanted ~= '' and wanted ~= generation) then return answer(BEHIND, '') end
 
 -- what is decided
 local out, epochs, routes = {}, { '' }, {}
@@ -80,6 +85,10 @@ local function decide()
     for i, value in ipairs(redis.call('HMGET', SEEN[(window + 1) % 2], unpack(sources))) do
       previous[sources[i]] = value
     end
+  end
+  local gone = {}  -- who left a group, as the state topic told: only while rebuilding
+  if #sources > 0 and found[1] < upto then
+    for i, value in ipairs(redis.call('HMGET', GONE, unpack(sources))) do gone[sources[i]] = value end
   end
   local function advance(ts)
     local w = math.floor(ts / WINDOW)
@@ -150,11 +159,16 @@ local function decide()
   local function skip(held, absent)
     if held then put(SKIPPED, held[2], held[3], held[1]) else put(SKIPPED, 0, '', absent) end
   end
+  local function generation_of(epoch) return string.match(epoch, '^[^.]*') end
+  -- what is known of a membership, and of which generation
   local function newest(i, r)
     local held = fact(r[10], r[5])
-    local left = tonumber(current[fields[i]] or previous[fields[i]] or nil)
-    if left and (not held or left > held[1]) then return { left, 0, '' } end
-    return held
+    if held then return held, generation_of(held[3]) end
+    local field = fields[i]
+    local left = current[field] or previous[field] or gone[field]
+    if not left then return nil, '' end
+    local version, known = string.match(left, '^(%d+) (.*)$')
+    return { tonumber(version), 0, '' }, known
   end
   local function revocation(c)
     local name = names[c]
@@ -167,9 +181,9 @@ local function decide()
     local c, offset, ts, op, source, score = r[1], r[2], r[3], r[4], r[5], r[6]
     if op == APPEND then body = body + 1 end
     if offset <= found[1] then
-      if op == JOIN then skip(newest(i, r), 0)
-      elseif op == LEAVE then skip(newest(i, r), offset)
-      elseif op == GROUP then skip(newest(i, r), r[7] == 0 and score or 0)
+      if op == JOIN then skip((newest(i, r)), 0)
+      elseif op == LEAVE then skip((newest(i, r)), offset)
+      elseif op == GROUP then skip((newest(i, r)), r[7] == 0 and score or 0)
       elseif op == CURSOR then skip(fact(r[10], source), 0)
       elseif op == REVOKE then
         local before = revocation(c)[1]
@@ -208,11 +222,14 @@ local function decide()
         end
       elseif op == JOIN or op == LEAVE or op == GROUP then
         local version = op == GROUP and score or offset
-        local held = newest(i, r)
-        if held and held[1] >= version then
+        local h = touch(r)
+        local held, known = newest(i, r)
+        local of = generation_of(op == GROUP and r[8] or h.epoch)
+        local again = held and known == of and held[1] == version and op == GROUP
+        if again and r[7] ~= 1 then see(fields[i], int(version) .. ' ' .. of) end
+        if again or (held and known == of and held[1] > version) then
           skip(held, 0)
         else
-          local h = touch(r)
           local place, present
           if op == GROUP then
             place, present = { version, r[9], r[8] }, r[7] == 1
@@ -222,7 +239,7 @@ local function decide()
             if present and held and held[3] == h.epoch then place[2] = held[2] end
           end
           hold(r[10], source, present and place)
-          if not present then see(fields[i], int(version)) end
+          if not present then see(fields[i], int(version) .. ' ' .. of) end
           put(DONE, place[2], place[3], version)
         end
       elseif op == CURSOR then
@@ -240,11 +257,11 @@ local function decide()
         end
       elseif op == REVOKE then
         local before = revocation(c)
+        touch(r)
         if score <= before[1] then
           put(SKIPPED, before[1], '', before[1])
         else
           before[1], before.new = score, true
-          touch(r)
           put(DONE, score, '', score)
         end
       elseif op == PASS or op == ROUTE then
@@ -264,6 +281,8 @@ end
 -- From here on, only writes. The first one is of those that a full Redis refuses: after another it would
 -- let the rest pass.
 redis.call('HINCRBY', META, 'moved', 1)
+local writes = #records > 0 or #swept > 0
+if writes then redis.call('HSET', META, 'damaged', '1') end
 for _, name in ipairs(swept) do
   redis.call('HDEL', HEADERS, name)
   redis.call('ZREM', CHANGED, name)
@@ -346,6 +365,11 @@ if last[1] > found[1] then
     meta_args[#meta_args + 1] = name
     meta_args[#meta_args + 1] = int(last[i])
   end
+  if found[1] < upto and last[1] >= upto then redis.call('UNLINK', GONE) end
+end
+if writes then
+  meta_args[#meta_args + 1] = 'damaged'
+  meta_args[#meta_args + 1] = ''
 end
 if #meta_args > 0 then redis.call('HSET', META, unpack(meta_args)) end
 return answer(APPLIED, '', out, epochs, routes)

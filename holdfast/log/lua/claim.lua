@@ -10,4 +10,4 @@ if (stored[1] or '') == ARGV[2] and (stored[2] or '0') == ARGV[3] then
   if (stored[3] or '') == '' then redis.call('HSET', META, 'generation', ARGV[4]) end
 end
 return redis.call('HMGET', META, 'owner', 'moved', 'offset', 'ts', 'checksum', 'saved', 'generation', 'until',
-  'partitions')
+  'partitions', 'damaged')

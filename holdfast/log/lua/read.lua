@@ -1,9 +1,11 @@
--- Reads channels, all at one moment. holdfast/log/shard.py says the same in Python.
+-- Reads channels, all at one moment; nothing while rebuilding. holdfast/log/shard.py says the same in Python.
 -- KEYS: 1 meta, 2 headers, 3 revoked, then what the queries name by number
 -- ARGV: 1 {window, {channel, list, after, before, limit, newest, epoch, cursors, device, members, member,
 --       groups}...} in msgpack, false and 0 where not wanted
 local WINDOW, queries = unpack(cmsgpack.unpack(ARGV[1]))
-local now = tonumber(redis.call('HGET', KEYS[1], 'ts') or 0)
+local meta = redis.call('HMGET', KEYS[1], 'offset', 'ts', 'generation', 'until', 'damaged')
+local position, now, generation = tonumber(meta[1]) or -1, tonumber(meta[2]) or 0, meta[3] or ''
+if generation == '' or (meta[5] or '') ~= '' or position < (tonumber(meta[4]) or -1) then return false end
 local answer = {}
 
 for i, q in ipairs(queries) do
@@ -31,4 +33,4 @@ for i, q in ipairs(queries) do
   view[9] = redis.call('HGET', KEYS[3], channel) or '0'
   answer[i] = view
 end
-return answer
+return { generation, position, answer }
