@@ -68,6 +68,8 @@ class Beat:
             self._beats.pop(shard, None)
         if answer.number < known:
             node.routes.forgot(shard, known, answer.number)
+        if not answer.rebuilding:
+            node.links.answered(shard, answer.generation, answer.watermark.offset)
         self._take(answer, shard)
 
     def _take(self, answer: BeatAnswer, shard: int) -> None:

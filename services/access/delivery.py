@@ -15,7 +15,7 @@ from holdfast.log.port import Query
 from holdfast.protocol.frames import Reset
 
 from .fanout import Fanout, Flow, Job
-from .registry import UNKNOWN, Channel
+from .registry import UNKNOWN, Channel, older
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,8 +101,8 @@ class Delivery:
                     self.heard(channel, epoch, seq)
             return
         if channel.epoch != view.epoch:
-            if not view.epoch:
-                return  # the shard has lost its logs, and will be rebuilt
+            if older(view, channel.epoch):
+                return  # a push came before this answer, and knows more
             if channel.epoch or channel.seq or view.first != 1:
                 self._switch(channel, view)
                 return
@@ -214,7 +214,9 @@ class Delivery:
             if not channel.epoch and channel.seq == 0 and newest.first == 1:
                 channel.epoch = newest.epoch
             else:
-                if newest.epoch:  # without one the shard has lost its logs, and will be rebuilt
+                if older(newest, channel.epoch):
+                    flow.again = True
+                else:
                     self._switch(channel, newest)
                 self._synced(channel)
                 return

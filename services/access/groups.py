@@ -82,9 +82,8 @@ class Groups:
         if channel is None:
             return
         node.delivery.placed(channel, view)
-        if view.epoch or not channel.epoch:  # else the shard has lost its state, and will be rebuilt
-            for driver in channel.drivers():
-                self._compare(driver, view)
+        for driver in channel.drivers():
+            self._compare(driver, view)
         if again:
             self.look(user)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.log.port import Change, Query
 
+from .registry import older
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from .routes import Routes
 
 LOST_RETRY: Final = 0.5
-"""Seconds after which a shard that has lost its logs is asked again."""
+"""Seconds after which a shard that knows less than the client is asked again."""
 
 
 class Start:
@@ -146,7 +148,8 @@ class Joins:
         if join.done or join.driver.session is None:
             self.over(join)
             return
-        if channel.epoch and not view.epoch:
+        if join.since is not None and older(view, join.since.epoch):
+            # It has lost writes and nobody has noticed yet: to begin there would show what was seen as new.
             self._clock.call_later(LOST_RETRY, functools.partial(self.read, join))
             return
         self._delivery.placed(channel, view)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.errors import Retry
-from holdfast.log.port import NEW
+from holdfast.log.port import NEW, Rebuilding
 from holdfast.nodelink.frames import BREAK, ChangeItem, MessageItem, ReplyItem
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class Links:
         chain.generation, chain.upto = generation, offset
         chain.heard_at = self._node.clock.monotonic()
 
+    def position(self, shard: int) -> tuple[str, int]:
+        """Return the (generation, offset) that a shard is known to have reached."""
+        chain = self._chains[shard]
+        return chain.generation, NEW if chain.upto is None else chain.upto
+
     def stop(self) -> None:
         """Ask no more."""
         for task in self._tasks:
@@ -94,9 +99,7 @@ class Links:
             node.metrics.access_breaks.inc()
             self.missed(push.partition, "break")
         if push.generation != chain.generation:
-            if chain.generation:
-                self._all(push.partition)
-            chain.generation, chain.upto = push.generation, push.upto
+            self._generation(push.partition, push.generation, push.upto)
         else:
             chain.upto = push.upto if chain.upto is None else max(chain.upto, push.upto)
 
@@ -140,6 +143,23 @@ class Links:
 
     # what was missed
 
+    def _generation(self, shard: int, generation: str, upto: int) -> None:
+        """Go on in another generation: every channel of it has begun again."""
+        chain = self._chains[shard]
+        known, chain.generation, chain.upto = chain.generation, generation, upto
+        if known:
+            self._all(shard)
+
+    def answered(self, shard: int, generation: str, offset: int) -> None:
+        """Take what a beat said of a shard that is not being rebuilt."""
+        if generation != self._chains[shard].generation:
+            self._generation(shard, generation, offset)
+
+    def rewritten(self, shard: int) -> None:
+        """Compare all heads: the shard had forgotten this node, and told it nothing meanwhile."""
+        self._all(shard)
+        self.missed(shard, "forgot")
+
     def _all(self, shard: int) -> None:
         """Read every local channel of a shard."""
         for channel in list(self._node.registry.of_shard(shard)):
@@ -168,9 +188,12 @@ class Links:
         try:
             while (since := chain.since) is not None:
                 chain.since = None
+                known = self.position(shard)
                 node.metrics.access_polls.labels(why).inc()
                 try:
                     watermark, changed = await node.parts.log.changed(shard, since, PAGE)
+                    if watermark.offset < known[1] and chain.generation == known[0]:
+                        raise Rebuilding("the store has lost writes")
                 except Retry as error:
                     chain.since = since if chain.since is None else min(since, chain.since)
                     _log.debug("cannot ask what changed: %s", error, extra={"shard": shard})

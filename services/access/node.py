@@ -84,16 +84,16 @@ class AccessNode:
         shortest = min(access.heartbeat, access.handshake, access.aside, access.request_deadline)
         self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick)
         self.heartbeat_ticks = self.wheel.ticks(access.heartbeat)
-        self.reader = Reader(parts.log, self.clock)
-        self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
         self.links = Links(self)
+        self.reader = Reader(parts.log, self.clock, self.links.position)
+        self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
         self.routes = Routes(
             parts.log,
             self.clock,
             self.metrics,
             incarnation=self.incarnation,
             everything=self._everything,
-            on_rewritten=functools.partial(self.links.missed, why="forgot"),
+            on_rewritten=self.links.rewritten,
         )
         self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
         self.joins = Joins(

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.log.port import Rebuilding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,13 @@ class Reader:
     """Reads channels. A query is asked again until it is answered; who asked must know when to give up.
 
     What waits is bounded by who asks: one query per join and one per channel position that lags.
+    `position(shard)` is the highest (generation, offset) that is known: a store that says less has lost
+    writes, and will be rebuilt.
     """
 
-    def __init__(self, log: Log, clock: Clock) -> None:
+    def __init__(self, log: Log, clock: Clock, position: Callable[[int], tuple[str, int]]) -> None:
         self._log = log
+        self._position = position
         self._clock = clock
         self._waiting: list[list[tuple[Query, Callable[[View], None]]]] = [[] for _ in range(log.partitions)]
         self._running = [False] * log.partitions
@@ -55,8 +59,11 @@ class Reader:
         try:
             while waiting := self._waiting[shard]:
                 batch, self._waiting[shard] = waiting[:MAX_QUERIES], waiting[MAX_QUERIES:]
+                generation, position = self._position(shard)
                 try:
                     views = await self._log.read(shard, [query for query, _ in batch])
+                    if views[0].generation == generation and views[0].position < position:
+                        raise Rebuilding("the store has lost writes")
                 except Retry as error:
                     _log.debug("a read failed: %s", error, extra={"shard": shard})
                     self._waiting[shard] = batch + self._waiting[shard]

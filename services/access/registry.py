@@ -14,12 +14,20 @@ from holdfast.channel import partition_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from holdfast.log.port import View
+
     from .driver import Driver
     from .fanout import Flow
     from .joins import Join
 
 UNKNOWN: Final = -1
 """The position of a channel that was not read yet."""
+
+
+def older(view: View, epoch: str) -> bool:
+    """Tell whether a view is of a moment before this epoch began: an epoch names the offset at which it did."""
+    generation, _, offset = epoch.partition(".")
+    return generation == view.generation and offset.isdecimal() and view.position < int(offset)
 
 
 class Channel:

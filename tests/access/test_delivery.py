@@ -123,6 +123,7 @@ async def test_another_epoch_is_a_reset() -> None:
         world.watermarks = [Watermark()] * 4
         world.offsets = [offset + 100 for offset in world.offsets]
         await world.publish("room:1", "2")
+        await world.clock.advance(1.5)
         reset = await bob.got("reset", channel="room:1")
         await world.publish("room:1", "3")
         assert reset["seq"] == 1

@@ -373,7 +373,6 @@ async def test_log_no_longer_joins(world: World) -> None:
     assert stopping.done()
     world.broker.truncate("outbound", SHARD, 4)
     successor = await world.dispatcher("d2")
-    before = (await world.log.state(SHARD)).generation
     await world.clock.advance(5)
     view = await world.view(ROOM)
     assert view.head == 2

@@ -118,6 +118,9 @@ class World:
         self.policies = self.settings.policies()
         self.store = MemoryStore(PARTITIONS)
         self.log = log(self.store, self.policies, self.clock)
+        for shard in range(PARTITIONS):
+            held = self.log._shard(shard)
+            held.claim("me", held.state(), "g", PARTITIONS)
         self.metrics = Metrics()
         self.dead: set[str] = set()
         self.reader = StoreReader(
