@@ -73,7 +73,8 @@ class Facts:
         for told in facts:
             channel, field, generation = told.channel, told.field, generation_of(told.epoch)
             if told.kind == "revoke":
-                self.revoked[channel] = max(told.version, self.revoked.get(channel, 0))
+                if told.version > self.revoked.get(channel, 0):
+                    self.revoked[channel] = told.version
                 continue
             if told.kind not in kinds:
                 continue

@@ -42,7 +42,7 @@ class Keys:
         self.gone = f"{start}gone"
         seen = (f"{start}seen0", f"{start}seen1")
         self.for_apply = (self.meta, self.changed, self.headers, self.routes, *seen, self.revoked, self.gone)
-        self.for_begin = (self.meta, self.changed, self.headers, *seen)
+        self.for_begin = (self.meta, self.changed, self.headers, *seen, self.gone)
 
     def list(self, channel: str) -> str:
         """Return the list of a channel's entries."""

@@ -170,6 +170,8 @@ class Shard:
                 self.seen, self.left = Seen(), Seen()
                 self.watermark, self.saved, self.damaged = Watermark(), NEW, False
             self.generation, self.until = generation, until
+            if until == NEW:
+                self.gone = {}
             self.moved += 1
         return self.state()
 
@@ -211,7 +213,7 @@ class Shard:
         self.saved = max(self.saved, batch.saved)
         if batch.last.offset > found.offset:
             self.watermark = batch.last
-        if self.watermark.offset >= self.until:
+        if found.offset < self.until <= self.watermark.offset:
             self.gone = {}
         self.damaged = False
         return Applied(Status.APPLIED, found, placed)
@@ -321,7 +323,9 @@ class Shard:
         if held is not None:
             return held, generation_of(held.epoch)
         channel, source = record.channel, record.source
-        left = self.left.get(channel, source) or self.gone.get((channel, source))
+        left = self.left.get(channel, source)
+        if left is None and self.watermark.offset < self.until:
+            left = self.gone.get((channel, source))
         return (None, "") if left is None else (Fact(left[0], 0, ""), str(left[1]))
 
     def _membership(self, record: LogRecord) -> Placed:

@@ -199,7 +199,7 @@ class Interpreter:
                 )
         elif op == Op.CURSOR:
             if done or (placed.epoch, placed.seq) == (asked.epoch, asked.score):
-                state = StateRecord("cursor", channel, source, record.offset, asked.epoch, asked.score)
+                state = StateRecord("cursor", channel, source, placed.version, asked.epoch, asked.score)
         elif op == Op.REVOKE:
             what = "revoke"
             if done or asked.score in (placed.seq, placed.version):

@@ -1,5 +1,5 @@
 -- Begins a tenure: generation, and the offset up to which the shard is rebuilt.
--- KEYS: 1 meta, 2 changed, 3 headers, 4-5 seen  ARGV: owner, generation, until, wipe ("1" or "")
+-- KEYS: 1 meta, 2 changed, 3 headers, 4-5 seen, 6 gone  ARGV: owner, generation, until, wipe ("1" or "")
 local META = KEYS[1]
 local owner = redis.call('HGET', META, 'owner') or ''
 if owner ~= '' and owner == ARGV[1] then
@@ -8,6 +8,7 @@ if owner ~= '' and owner == ARGV[1] then
     redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
     redis.call('HDEL', META, 'offset', 'ts', 'checksum', 'saved', 'window')
   end
+  if tonumber(ARGV[3]) < 0 then redis.call('UNLINK', KEYS[6]) end
   redis.call('HINCRBY', META, 'moved', 1)
   redis.call('HSET', META, 'generation', ARGV[2], 'until', ARGV[3], 'damaged', ARGV[4] ~= '' and '' or
     (redis.call('HGET', META, 'damaged') or ''))

@@ -15,7 +15,7 @@ for _, row in ipairs(facts) do
   local of = generation_of(epoch)
   if kind == 'revoke' then
     local before = tonumber(redis.call('HGET', REVOKED, channel) or 0)
-    redis.call('HSET', REVOKED, channel, int(math.max(version, before)))
+    if version > before then redis.call('HSET', REVOKED, channel, int(version)) end
   else
     local name = '-' .. channel .. '\0' .. field
     local known, of_known

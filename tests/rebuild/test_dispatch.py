@@ -1,0 +1,396 @@
+"""Dispatch when the shard has lost something, or the log is another one: time by hand, all in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from holdfast import records
+from holdfast.channel import partition_of
+from holdfast.errors import Retry
+from holdfast.log.port import Query, Rebuilding
+from holdfast.policy import Policy
+from tests.dispatch.world import PARTITIONS, World, channel_of
+
+if TYPE_CHECKING:
+    from holdfast.log.port import View
+
+ROOM = "room:x"
+SHARD = partition_of(ROOM, PARTITIONS)
+GROUP = channel_of(SHARD, "group")
+
+
+async def settled(world: World, seconds: float = 3.0) -> None:
+    """Wait until no shard is being rebuilt."""
+    for _ in range(int(seconds * 10)):
+        await world.clock.advance(0.1)
+        if not any([(await world.log.state(shard)).rebuilding for shard in range(PARTITIONS)]):
+            return
+    raise AssertionError("a shard is still being rebuilt")
+
+
+async def views(world: World, *channels: str, **more: object) -> list[View]:
+    return [await world.view(channel, **more) for channel in channels]
+
+
+async def test_lost_suffix_is_noticed_by_an_idle_partition(world: World) -> None:
+    """inv 9: a partition without traffic notices within a second that its shard lost writes."""
+    await world.dispatcher()
+    world.message(ROOM, "one")
+    await world.clock.advance(0.5)
+    snapshot = world.store.snapshot(SHARD)
+    world.message(ROOM, "two")
+    await world.clock.advance(1.5)
+    whole = await world.view(ROOM)
+    world.store.restore(SHARD, snapshot)
+    assert (await world.log.read(SHARD, [Query(ROOM)]))[0].head == 1  # nobody knows yet
+    await world.clock.advance(1.3)
+    assert await world.view(ROOM) == whole
+    assert world.count("d1", "rewinds_total") == 1
+
+
+async def test_lost_suffix_and_dispatcher_at_once(world: World) -> None:
+    """inv 4, 9: what a new dispatcher finds after the shard's position may be a replay: it is not pushed."""
+    node = await world.access("a", ROOM)
+    await world.dispatcher("d1")
+    world.message(ROOM, "one")
+    await world.clock.advance(0.2)
+    snapshot = world.store.snapshot(SHARD)
+    for number in range(5):
+        world.message(ROOM, str(number))
+    await world.clock.advance(0.2)
+    pushed, whole = node.messages(), await world.view(ROOM)
+    world.logs["d1"].hangs = {s: asyncio.get_running_loop().create_future() for s in range(PARTITIONS)}
+    await world.clock.advance(1.2)
+    world.registry.remove(world.nodes[0].incarnation)
+    assert snapshot is not None
+    snapshot.owner, snapshot.moved = "d1", world.store.shards[SHARD].moved
+    world.store.restore(SHARD, snapshot)
+    breaks = node.breaks(SHARD)
+    await world.dispatcher("d2")
+    await world.clock.advance(4.0)
+    assert await world.view(ROOM) == whole
+    assert node.messages() == pushed
+    assert node.breaks(SHARD) > breaks
+    assert node.chain(SHARD)[-1][1] == 5
+    world.message(ROOM, "new")
+    await world.clock.advance(0.2)
+    assert node.messages() == [*pushed, (ROOM, 7)]
+
+
+async def test_until_is_stored(world: World) -> None:
+    """inv 9: a dispatcher that dies while it rebuilds leaves a shard that says so."""
+    for number in range(500):
+        world.message(ROOM, str(number))
+    await world.dispatcher("d1")
+    assert (await world.log.state(SHARD)).until == -1  # done within moments
+    world.store.flush()
+    log = world.logs["d1"]
+    real = log.apply
+    applied = 0
+
+    async def one_batch_only(shard: int, batch: object) -> object:
+        nonlocal applied
+        if shard == SHARD and getattr(batch, "records", None):
+            applied += 1
+            if applied > 1:
+                raise Retry("away")
+        return await real(shard, batch)  # type: ignore[arg-type]
+
+    log.apply = one_batch_only  # type: ignore[method-assign, assignment]
+    await world.clock.advance(3)
+    state = await world.log.state(SHARD)
+    assert (state.until, state.watermark.offset, state.rebuilding) == (499, 199, True)
+    with pytest.raises(Rebuilding):
+        await world.log.read(SHARD, [Query(ROOM)])
+    log.apply = real  # type: ignore[method-assign]
+    await settled(world)
+    assert (await world.view(ROOM)).head == 500
+
+
+async def test_flush(world: World) -> None:
+    """inv 9: after a flush logs, members, groups, cursors and revocations are what they were."""
+    node = await world.access("a", ROOM, "user:bob")
+    await world.dispatcher()
+    bob, gone = "user:bob", channel_of(SHARD, "token")
+    home = partition_of(bob, PARTITIONS)
+    world.message(GROUP, "before")
+    world.send(records.Member(GROUP, "bob", True))
+    world.send(records.Member(GROUP, "eve", True))
+    world.send(records.Member(GROUP, "eve", False))
+    world.message(GROUP, "after")
+    world.message(ROOM, "one", source="u\0c", score=1024)
+    await world.clock.advance(1.5)
+    epoch = (await world.view(GROUP)).epoch
+    world.send(records.Cursor(GROUP, "bob", "web", 2, epoch))
+    world.send(records.Revoke(gone, 77))
+    world.send(records.Revoke(bob, 88))
+    await world.clock.advance(1.5)
+    more = {"device": "bob\0web", "member": "bob", "user": True}
+    before = await views(world, ROOM, GROUP, bob, gone, **more)
+    states = {(await world.log.state(shard)).generation for shard in range(PARTITIONS)}
+    pushed = node.messages()
+    world.store.flush()
+    await settled(world)
+    after = await views(world, ROOM, GROUP, bob, gone, **more)
+    assert [(v.epoch, v.head, v.entries) for v in after] == [(v.epoch, v.head, v.entries) for v in before]
+    assert [(v.cursor, v.membership, v.groups, v.revoked) for v in after] == [
+        (v.cursor, v.membership, v.groups, v.revoked) for v in before
+    ]
+    assert after[1].membership is not None
+    assert after[1].membership.seq == 1
+    assert (after[1].cursor, after[2].revoked, after[3].revoked) == ((epoch, 2), 88, 77)
+    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["bob"]
+    assert {(await world.log.state(shard)).generation for shard in range(PARTITIONS)} == states
+    assert node.messages() == pushed  # nothing that was replayed is shown as new
+    world.message(ROOM, "again", source="u\0c", score=1024)
+    world.message(ROOM, "two", source="u\0c", score=2048)
+    await world.clock.advance(0.5)
+    assert (await world.view(ROOM)).head == 2  # what was taken in before the flush is still known
+    assert home == partition_of(bob, PARTITIONS)
+
+
+async def test_facts_beyond_the_log(world: World) -> None:
+    """inv 9: a revoked token stays revoked and a member a member, when the log forgot why long ago."""
+    await world.dispatcher()
+    world.send(records.Member(GROUP, "bob", True))
+    world.send(records.Member(GROUP, "eve", True))
+    token = channel_of(SHARD, "token")
+    world.send(records.Revoke(token, 77))
+    world.send(records.Cursor(ROOM, "bob", "web", 4, "g.1"))
+    await world.clock.advance(1.5)
+    world.message(ROOM, "later")
+    await world.clock.advance(1.5)
+    world.broker.truncate("outbound", SHARD, 4)
+    home = partition_of("user:bob", PARTITIONS)
+    end = world.broker.partition("outbound", home).end
+    world.broker.truncate("outbound", home, end)
+    world.store.flush()
+    await settled(world)
+    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["bob", "eve"]
+    assert (await world.view(token)).revoked == 77
+    assert (await world.view(ROOM, device="bob\0web")).cursor == ("g.1", 4)
+    assert [g.name for g in (await world.view("user:bob", user=True)).groups] == [GROUP]
+    assert world.count("d1", "unjoined_total") == 0
+
+
+async def test_a_channel_that_began_before_the_replay_gets_a_new_epoch() -> None:
+    """inv 3, 4: where the log no longer has a channel's beginning, its epoch is another, the rest is not."""
+    world = World()
+    await world.dispatcher()
+    world.message(ROOM, "0")
+    young = channel_of(SHARD, "user")
+    await world.clock.advance(2)
+    world.message(ROOM, "1")
+    world.message(young, "0")
+    await world.clock.advance(1)
+    old = await views(world, ROOM, young)
+    world.broker.truncate("outbound", SHARD, 1)
+    world.store.flush()
+    await settled(world)
+    new = await views(world, ROOM, young)
+    assert (new[0].epoch, new[0].head) == (old[0].epoch.rpartition(".")[0] + ".1", 1)
+    assert new[1] == old[1]
+    await world.stop()
+
+
+async def test_the_replay_reaches_back_as_far_as_any_channel_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild does not read what no channel could hold any more."""
+    monkeypatch.setattr("services.dispatch.rebuild.Policy", lambda: Policy(keep_seconds=1000))
+    monkeypatch.setattr("holdfast.settings.DEFAULT_POLICIES", {"room": Policy(keep_seconds=1000)})
+    world = World()
+    await world.dispatcher()
+    for number in range(5):
+        world.message(ROOM, str(number))
+    await world.clock.advance(1)
+    for _ in range(11):
+        await world.clock.advance(100)
+    world.message(ROOM, "new")
+    await world.clock.advance(1)
+    world.store.flush()
+    await settled(world)
+    first = next(batch for batch in reversed(world.logs["d1"].batches) if batch.records)
+    assert [record.offset for record in first.records] == [5]
+    assert (await world.view(ROOM)).epoch.endswith(".5")
+    await world.stop()
+
+
+async def test_topic_recreated(world: World) -> None:
+    """inv 9: when the topic is made anew a new generation begins, with an alarm, and all goes on."""
+    node = await world.access("a", ROOM)
+    dispatcher = await world.dispatcher()
+    for number in range(5):
+        world.message(ROOM, str(number))
+    await world.clock.advance(1.5)
+    old = await world.view(ROOM)
+    world.broker.recreate("outbound")
+    world.broker.wake()
+    world.message(ROOM, "first")
+    await settled(world)
+    await world.clock.advance(1)
+    new = await world.view(ROOM)
+    assert new.generation != old.generation
+    assert (new.epoch, new.head) == (f"{new.generation}.0", 1)
+    assert world.count("d1", "unjoined_total") >= 1
+    assert any(f"partition {SHARD}" in alarm for alarm in dispatcher.details()["alarms"])
+    assert node.pushes[-1].generation != old.generation
+    world.message(ROOM, "second")
+    await world.clock.advance(0.5)
+    assert node.messages()[-1] == (ROOM, 2)
+    unjoined = world.count("d1", "unjoined_total")
+    await world.clock.advance(5)
+    assert world.count("d1", "unjoined_total") == unjoined  # no livelock
+
+
+async def test_topic_recreated_and_as_long_as_before(world: World) -> None:
+    """inv 9: another record at the watermark's offset is another log, found when it is assigned."""
+    await world.dispatcher("d1")
+    for number in range(3):
+        world.message(ROOM, str(number))
+    await world.clock.advance(1.5)
+    old = await world.view(ROOM)
+    await asyncio.gather(world.nodes[0].stop(), world.clock.advance(5))
+    world.broker.recreate("outbound")
+    for number in range(5):
+        world.message(ROOM, f"other {number}")
+    await world.dispatcher("d2")
+    await settled(world)
+    new = await world.view(ROOM)
+    assert new.generation != old.generation
+    assert new.head == 5
+    assert world.count("d2", "unjoined_total") == 1
+
+
+async def test_flushed_while_the_topic_is_made_anew(world: World) -> None:
+    """inv 3, 9: the state topic's generation is not taken over by a log that it does not belong to."""
+    await world.dispatcher("d1")
+    for number in range(3):
+        world.message(ROOM, str(number))
+    await world.clock.advance(1.5)
+    await asyncio.gather(world.nodes[0].stop(), world.clock.advance(5))
+    old = (await world.log.state(SHARD)).generation
+    await world.dispatcher("d1b")  # a second tenure, which writes down what the log has
+    await asyncio.gather(world.nodes[1].stop(), world.clock.advance(5))
+    world.broker.recreate("outbound")
+    world.store.flush()
+    world.message(ROOM, "other")
+    await world.dispatcher("d2")
+    await settled(world)
+    view = await world.view(ROOM)
+    assert view.generation != old
+    assert view.head == 1
+
+
+async def test_log_start_past_the_watermark_under_traffic(world: World) -> None:
+    """inv 9: retention that overtakes a lagging shard begins a new generation once, and goes on."""
+    await world.dispatcher()
+    world.message(ROOM, "one")
+    await world.clock.advance(1.5)
+    old = await world.view(ROOM)
+    world.logs["d1"].away = True
+    for number in range(3000):
+        world.message(ROOM, str(number))
+    await world.clock.advance(2)
+    world.broker.truncate("outbound", SHARD, 2900)
+    world.logs["d1"].away = False
+    # The consumer holds what it had fetched; what it asks for next is gone.
+    await settled(world, 10)
+    await world.clock.advance(2)
+    view = await world.view(ROOM)
+    assert view.generation != old.generation
+    assert (view.head, len(view.entries)) == (101, 101)
+    assert world.count("d1", "unjoined_total") == 1
+
+
+async def test_versions_begin_again_with_the_log(world: World) -> None:
+    """inv 9: in a new generation a member stays a member, and can leave, though offsets are low again."""
+    await world.dispatcher()
+    for number in range(20):
+        world.message(GROUP, str(number))
+    world.send(records.Member(GROUP, "bob", True))
+    await world.clock.advance(1.5)
+    world.broker.recreate("outbound")
+    world.broker.wake()
+    world.message(GROUP, "first")
+    await settled(world)
+    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["bob"]
+    world.send(records.Member(GROUP, "bob", False))
+    world.send(records.Member(GROUP, "eve", True))
+    await world.clock.advance(1.5)
+    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["eve"]
+    assert [g.name for g in (await world.view("user:bob", user=True)).groups] == []
+    world.store.flush()
+    await settled(world)
+    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["eve"]
+    assert [g.name for g in (await world.view("user:bob", user=True)).groups] == []
+    assert [g.name for g in (await world.view("user:eve", user=True)).groups] == [GROUP]
+
+
+async def test_damaged_shard(world: World) -> None:
+    """inv 3, 9: a shard that was written in part is rebuilt as it was."""
+    await world.dispatcher()
+    rooms = [
+        channel for number in range(40) if partition_of(channel := f"room:{number}", PARTITIONS) == SHARD
+    ]
+    for room in rooms * 3:
+        world.message(room)
+    await world.clock.advance(1.5)
+    before = await views(world, *rooms)
+    world.store.damage(SHARD)
+    await settled(world)
+    assert await views(world, *rooms) == before
+    assert world.count("d1", "rebuilds_total", why="damaged") == 1
+
+
+async def test_the_log_shrinks_while_it_is_replayed(world: World) -> None:
+    """No livelock: a rebuild whose end is no longer in the log ends at the end that there is."""
+    await world.dispatcher()
+    for number in range(400):
+        world.message(ROOM, str(number))
+    await world.clock.advance(1.5)
+    hang: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    world.store.flush()
+    await world.clock.advance(0.05)
+    world.logs["d1"].hangs = {SHARD: hang}
+    await world.clock.advance(2)
+    log = world.broker.partition("outbound", SHARD)
+    del log.records[300:]
+    log.end = 300
+    world.logs["d1"].hangs = {}
+    hang.set_result(None)
+    await settled(world, 10)
+    assert (await world.view(ROOM)).head == 300
+
+
+async def test_replies_are_pushed_while_rebuilding(world: World) -> None:
+    """A reply waits for no rebuild: somebody waits for it, and it is in no log."""
+    node = await world.access("a")
+    await world.dispatcher()
+    for number in range(3):
+        world.message(ROOM, str(number))
+    await world.clock.advance(1.5)
+    snapshot = world.store.snapshot(SHARD)
+    for number in range(300):
+        world.message(ROOM, str(number))
+    await world.clock.advance(0.2)
+    world.store.restore(SHARD, snapshot)
+    user = channel_of(SHARD, "user")
+    world.send(records.Reply(user, "a-1", 1, world.clock.now_ms() + 9000, b'{"t":"reply"}'))
+    await settled(world)
+    await world.clock.advance(0.2)
+    assert [reply.connection for reply in node.replies()] == [1]
+
+
+async def test_generation_is_durable_before_the_shard_has_it(world: World) -> None:
+    """inv 9: a shard has no generation that the state topic does not know."""
+    world.broker.away = True
+    starting = asyncio.ensure_future(world.dispatcher())
+    await world.clock.advance(3)
+    assert (await world.log.state(SHARD)).generation == ""
+    world.broker.away = False
+    await world.clock.advance(3)
+    await starting
+    generation = (await world.log.state(SHARD)).generation
+    assert generation in {state.epoch for state in world.states() if state.kind == "generation"}
