@@ -72,7 +72,7 @@ TABLE: Final = (
     Metric("dispatch_claims", "counter", "tokens claimed, released and lost", ("event",)),
     Metric("dispatch_rewinds", "counter", "returns to an earlier offset because Redis lost writes"),
     Metric("dispatch_rebuilds", "counter", "shards rebuilt, by why", ("why",)),
-    Metric("dispatch_rebuilding", "gauge", "partitions whose shard is behind the log's end of its last claim"),
+    Metric("dispatch_rebuilding", "gauge", "partitions whose shard is being rebuilt"),
     Metric("dispatch_state_waits", "counter", "waits of a partition for its state records to be durable"),
     Metric("dispatch_unjoined", "counter", "times that a partition's log no longer joined its shard"),
     Metric("dispatch_apply_retries", "counter", "applies repeated because their outcome was unknown"),

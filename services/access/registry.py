@@ -25,7 +25,7 @@ UNKNOWN: Final = -1
 
 
 def older(view: View, epoch: str) -> bool:
-    """Tell whether a view is of a moment before this epoch began: an epoch names the offset at which it did."""
+    """Tell whether a view is of a moment before an epoch began, whose name has the offset at which it did."""
     generation, _, offset = epoch.partition(".")
     return generation == view.generation and offset.isdecimal() and view.position < int(offset)
 

@@ -317,6 +317,24 @@ async def test_ends(place: Place) -> None:
         assert dict(await bus.ends("outbound")) == {0: (0, 0), 1: (2, 5), 2: (0, 0)}
 
 
+async def test_offset_at(place: Place) -> None:
+    """`offset_at` finds the first record of a time or later; where there is none, the end."""
+    bus = await place.bus()
+    assert await bus.offset_at("outbound", 0, 0) == 0
+    async with writing(bus) as producer, reading(bus, "outbound", {0: 0}) as reader:
+        for n in range(3):
+            await producer.produce("outbound", 0, None, b"%d" % n)
+            await asyncio.sleep(0.01)
+        times = [record.ts for record in await collect(reader, 3)]
+    assert times[0] < times[1] < times[2]
+    assert [await bus.offset_at("outbound", 0, ts) for ts in times] == [0, 1, 2]
+    assert await bus.offset_at("outbound", 0, times[0] + 1) == 1
+    assert await bus.offset_at("outbound", 0, 0) == 0
+    assert await bus.offset_at("outbound", 0, times[2] + 60_000) == 3
+    await place.truncate("outbound", 0, 2)
+    assert await bus.offset_at("outbound", 0, 0) == 2
+
+
 async def test_a_group_starts_at_the_beginning_and_goes_on_from_the_commit(place: Place) -> None:
     """inv 2: a group without commits reads all; its successor goes on from the commit, no later."""
     bus = await place.bus()
