@@ -1,0 +1,200 @@
+"""Carries out the faults of a plan, and puts everything right again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulation.loop import Process
+    from tests.simulation.plan import Fault
+    from tests.simulation.world import World
+
+
+class Disturber:
+    """Begins faults and ends them after their time; `heal` ends all that still last."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lasting: dict[int, Callable[[], None]] = {}
+        self._count = 0
+        self._stopping: list[Any] = []
+
+    def begin(self, fault: Fault) -> None:
+        getattr(self, f"_{fault.what}")(fault)
+
+    async def heal(self) -> None:
+        """End what lasts, and bring back who is down."""
+        world = self._world
+        for end in tuple(self._lasting.values()):
+            end()
+        for task in self._stopping:
+            await task
+        for node in world.nodes.values():
+            if not node.up:
+                world.start(node)
+
+    def _last(self, fault: Fault, end: Callable[[], None]) -> None:
+        self._count += 1
+        number = self._count
+
+        def over() -> None:
+            if self._lasting.pop(number, None) is not None:
+                self._world.ledger.note(f"OVER {fault.what} {' '.join(fault.names)}")
+                end()
+
+        self._lasting[number] = over
+        self._world.loop.call_later(fault.seconds, over)
+
+    # nodes
+
+    def _crash(self, fault: Fault) -> None:
+        self._die(fault, silent=False)
+
+    def _crash_silent(self, fault: Fault) -> None:
+        self._die(fault, silent=True)
+
+    def _die(self, fault: Fault, *, silent: bool) -> None:
+        world = self._world
+        node = world.nodes[fault.names[0]]
+        if not node.up:
+            return
+        node.serving = False
+        world.kill(node, silent=silent)
+        self._last(fault, lambda: None if node.up else world.start(node))
+
+    def _stop(self, fault: Fault) -> None:
+        world = self._world
+        node = world.nodes[fault.names[0]]
+
+        async def stop_and_start() -> None:
+            await world.stop(node)
+            if not node.up:
+                world.start(node)
+
+        self._stopping.append(world.loop.spawn(world.loop.world, stop_and_start()))
+
+    def _pause(self, fault: Fault) -> None:
+        node = self._world.nodes[fault.names[0]]
+        if node.process is not None and not node.process.paused:
+            self._hold(fault, node.process)
+
+    def _hold(self, fault: Fault, process: Process) -> None:
+        loop = self._world.loop
+        loop.pause(process)
+        self._last(fault, lambda: loop.resume(process))
+
+    def _slow(self, fault: Fault) -> None:
+        slow, name = self._world.links.slow, fault.names[0]
+        slow[name] = fault.share * 0.3
+
+        def fast() -> None:
+            slow.pop(name, None)
+
+        self._last(fault, fast)
+
+    def _cut(self, fault: Fault) -> None:
+        links, pairs = self._world.links, [frozenset(fault.names)]
+        links.sever(pairs)
+        self._last(fault, lambda: links.mend(pairs))
+
+    def _reset(self, fault: Fault) -> None:
+        self._world.net.break_some(fault.names[0], fault.share)
+
+    # Kafka
+
+    def _kafka_down(self, fault: Fault) -> None:
+        kafka = self._world.kafka
+        kafka.set_down(True)
+        self._last(fault, lambda: kafka.set_down(False))
+
+    def _kafka_lose(self, fault: Fault) -> None:
+        self._rate(fault, self._world.kafka, "lose_batch")
+
+    def _kafka_unanswered(self, fault: Fault) -> None:
+        self._rate(fault, self._world.kafka, "lose_answer")
+
+    def _kafka_late(self, fault: Fault) -> None:
+        self._rate(fault, self._world.kafka, "hold_batch")
+
+    def _rebalance(self, fault: Fault) -> None:
+        world = self._world
+        world.kafka.group(world.settings.kafka.group, "inbound").rebalance()
+
+    def _rate(self, fault: Fault, target: Any, name: str) -> None:
+        setattr(target, name, fault.share)
+        self._last(fault, lambda: setattr(target, name, 0.0))
+
+    # Redis
+
+    def _redis_down(self, fault: Fault) -> None:
+        redis = self._world.redis
+        redis.down = True
+
+        def up() -> None:
+            redis.down = False
+
+        self._last(fault, up)
+
+    def _redis_stall(self, fault: Fault) -> None:
+        redis = self._world.redis
+        if redis._stalled is None:
+            redis.stall()
+            self._last(fault, redis.resume)
+
+    def _redis_lossy(self, fault: Fault) -> None:
+        self._rate(fault, self._world.redis, "lost_requests")
+
+    def _redis_unanswered(self, fault: Fault) -> None:
+        self._rate(fault, self._world.redis, "lost_replies")
+
+    def _suffix(self, fault: Fault) -> None:
+        redis = self._world.redis
+        before = redis.snapshot()
+        self._last(fault, lambda: redis.restore(before))
+
+    def _suffix_shard(self, fault: Fault) -> None:
+        redis = self._world.redis
+        shard = int(fault.share * redis.store.partitions)
+        before = redis.store.snapshot(shard)
+        self._last(fault, lambda: redis.store.restore(shard, before))
+
+    def _flush(self, fault: Fault) -> None:
+        world = self._world
+        world.ledger.may_reset = True
+        world.redis.store.flush()
+
+    # Consul and clients
+
+    def _consul_down(self, fault: Fault) -> None:
+        consul = self._world.consul
+        consul.down = True
+
+        def up() -> None:
+            consul.down = False
+
+        self._last(fault, up)
+
+    def _person(self, fault: Fault) -> Any:
+        return next(person for person in self._world.people if person.name == fault.names[0])
+
+    def _client_restart(self, fault: Fault) -> None:
+        person = self._person(fault)
+        self._world.loop.spawn(person.process, person.restart(forget=False))
+
+    def _client_forget(self, fault: Fault) -> None:
+        person = self._person(fault)
+        self._world.loop.spawn(person.process, person.restart(forget=True))
+
+    def _client_slow(self, fault: Fault) -> None:
+        person = self._person(fault)
+        person.slow = fault.share
+
+        def fast() -> None:
+            person.slow = 0.0
+
+        self._last(fault, fast)
+
+    def _client_pause(self, fault: Fault) -> None:
+        self._hold(fault, self._person(fault).process)

@@ -1,0 +1,409 @@
+"""The simulated Kafka: the memory broker's partitions behind delays, outages and lost answers.
+
+A producer is a chain of sessions. Within one, the records of a partition are written as a prefix without
+gaps, as the broker's sequence numbers see to; after a failure everything pending fails and a new session
+begins, while what the old one has on its way may still be written, late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from holdfast.bus.memory_broker import MemoryBroker
+from holdfast.bus.port import MAX_RECORD, OffsetLost, Record, Topic
+from holdfast.errors import Reject, Retry
+from tests.simulation.group import Group, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from random import Random
+
+    from tests.simulation.loop import Process, SimClock, SimLoop
+    from tests.simulation.network import Links
+
+NAME: Final = "kafka"
+
+
+class SimKafka:
+    """What all processes share. `on_append` sees each record at the moment it is written."""
+
+    def __init__(
+        self, loop: SimLoop, links: Links, clock: SimClock, partitions: int, random: Random, timeout: float
+    ) -> None:
+        self.loop = loop
+        self.links = links
+        self.random = random
+        self.broker = MemoryBroker(partitions, clock, keep=1_000_000)
+        self.timeout = timeout  # of a group's sessions
+        self.down = False
+        self.lose_batch = 0.0  # a batch is not written, and its producer told so, or not
+        self.lose_answer = 0.0  # a batch is written, and its producer not told so
+        self.hold_batch = 0.0  # a batch is written long after its producer gave up
+        self.on_append: Callable[[Topic, int, Any, int], None] = lambda *_: None
+        self.groups: dict[tuple[str, Topic], Group] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._held: list[Callable[[], None]] = []
+
+    def group(self, name: str, topic: Topic) -> Group:
+        key = (name, topic)
+        if key not in self.groups:
+            self.groups[key] = Group(self, self.broker.partitions)
+        return self.groups[key]
+
+    def set_down(self, down: bool) -> None:
+        self.down = down
+        if not down:
+            held, self._held = self._held, []
+            for call in held:
+                call()
+            self.wake()
+
+    def when_up(self, call: Callable[[], None]) -> None:
+        self._held.append(call)
+
+    def write(self, topic: Topic, partition: int, key: Any, value: Any, headers: Any) -> int:
+        offset = self.broker.append(topic, partition, key, value, headers)
+        self.on_append(topic, partition, value, offset)
+        return offset
+
+    def wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def news(self, seconds: float) -> None:
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self._waiters.append(waiter)
+        timer = self.loop.call_later(seconds, _give, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+
+def _give(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class _Batch:
+    __slots__ = ("records",)
+
+    def __init__(self, records: list[Any]) -> None:
+        self.records = records
+
+
+class _Session:
+    """One producer id: for each partition a queue of batches, of which one is on its way.
+
+    The next one is sent once the one before was answered, so records are written in order or not at all.
+    """
+
+    def __init__(self, producer: SimProducer) -> None:
+        self.producer = producer
+        self.over = False
+        self.queues: dict[tuple[Topic, int], deque[_Batch]] = {}
+
+    def send(self, place: tuple[Topic, int], batch: _Batch) -> None:
+        queue = self.queues.setdefault(place, deque())
+        queue.append(batch)
+        if len(queue) == 1:
+            self._travel(place)
+
+    def _travel(self, place: tuple[Topic, int]) -> None:
+        kafka = self.producer.kafka
+        delay = kafka.links.delay(self.producer.process.name, NAME)
+        if kafka.random.random() < kafka.hold_batch:
+            delay += kafka.random.uniform(0.5, 2.5) * self.producer.deadline
+        self._later(delay, self._arrive, place)
+
+    def _later(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+        loop = self.producer.kafka.loop
+        loop.call_later(delay, call, *args, context=loop.world.context)
+
+    def _arrive(self, place: tuple[Topic, int]) -> None:
+        kafka, producer = self.producer.kafka, self.producer
+        if kafka.down:
+            kafka.when_up(lambda: self._travel(place))
+            return
+        if not kafka.links.reachable(producer.process.name, NAME):
+            if not producer.process.dead and not self.over:
+                self._later(0.2, self._arrive, place)
+            return
+        if (self.over or producer.process.dead) and kafka.random.random() < 0.5:
+            return  # what was given up was on its way, or was not
+        if kafka.random.random() < kafka.lose_batch:
+            if kafka.random.random() < 0.5:
+                self._later(kafka.links.delay(NAME, producer.process.name), producer.fail, self, "refused")
+            return
+        batch = self.queues[place][0]
+        offsets = [kafka.write(*record[:5]) for record in batch.records]
+        kafka.wake()
+        delay = kafka.links.delay(NAME, producer.process.name)
+        if kafka.random.random() < kafka.lose_answer:
+            delay += kafka.random.uniform(0.2, 2.0) * producer.deadline  # asked for again, or given up
+        self._later(delay, self._answered, place, batch, offsets)
+
+    def _answered(self, place: tuple[Topic, int], batch: _Batch, offsets: list[int]) -> None:
+        kafka, process = self.producer.kafka, self.producer.process
+        if self.over or process.dead:
+            return
+        if kafka.down or not kafka.links.reachable(process.name, NAME):
+            self._later(0.3, self._answered, place, batch, offsets)
+            return
+        queue = self.queues[place]
+        queue.popleft()
+        kafka.loop.call_in(process, self.producer.settle, self, batch, offsets)
+        if queue:
+            self._travel(place)
+
+
+class SimProducer:
+    """See `holdfast.bus.port.Producer`."""
+
+    def __init__(self, kafka: SimKafka, process: Process, deadline: float, buffer: int) -> None:
+        self.kafka = kafka
+        self.process = process
+        self.deadline = deadline
+        self._buffer = buffer
+        self._session = _Session(self)
+        self._waiting: list[Any] = []
+        self._pending: dict[asyncio.Future[int], float] = {}
+        self._scheduled = False
+        self._closed = False
+        self._timer: Any = None
+
+    def produce(
+        self,
+        topic: Topic,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> asyncio.Future[int]:
+        if len(value or b"") > MAX_RECORD:
+            raise Reject("too_large", "the record is too large")
+        if self._closed:
+            raise Retry("this producer is closed")
+        if len(self._pending) >= self._buffer:
+            raise Retry("too much is on its way already", after=1.0)
+        future: asyncio.Future[int] = self.kafka.loop.create_future()
+        self._waiting.append((topic, partition, key, value, tuple(headers), future))
+        self._pending[future] = self.kafka.loop.now + self.deadline
+        if self._timer is None:
+            self._timer = self.kafka.loop.call_later(self.deadline, self._expire)
+        if not self._scheduled:
+            self._scheduled = True
+            self.kafka.loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        waiting, self._waiting = self._waiting, []
+        by_place: dict[tuple[Topic, int], list[Any]] = {}
+        for record in waiting:
+            by_place.setdefault((record[0], record[1]), []).append(record)
+        for place, records in by_place.items():
+            start = 0
+            while start < len(records):  # a batch has several records, or one
+                end = start + self.kafka.random.randint(1, 4)
+                self._session.send(place, _Batch(records[start:end]))
+                start = end
+
+    def settle(self, session: _Session, batch: _Batch, offsets: list[int]) -> None:
+        """Take the broker's answer."""
+        if session.over:
+            return
+        for record, offset in zip(batch.records, offsets, strict=True):
+            future = record[5]
+            self._pending.pop(future, None)
+            if not future.done():
+                future.set_result(offset)
+
+    def fail(self, session: _Session, why: str) -> None:
+        if not self.process.dead:
+            self.kafka.loop.call_in(self.process, self._fail, session, why)
+
+    def _fail(self, session: _Session, why: str) -> None:
+        if session.over:
+            return
+        session.over = True
+        self._session = _Session(self)
+        self._waiting.clear()
+        pending, self._pending = self._pending, {}
+        for future in pending:
+            if not future.done():
+                future.set_exception(Retry(f"the outcome is unknown: {why}"))
+                future.exception()
+
+    def _expire(self) -> None:
+        self._timer = None
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None:
+            return
+        if oldest <= self.kafka.loop.now:
+            self._fail(self._session, "no answer in time")
+            oldest = next(iter(self._pending.values()), None)
+        if oldest is not None:
+            self._timer = self.kafka.loop.call_at(oldest, self._expire)
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._pending:  # noqa: ASYNC110 - looked at in simulated time
+            await asyncio.sleep(0.05)
+
+
+class SimConsumer:
+    """See `holdfast.bus.port.Consumer`; with a `member` of a group, whose partitions it then reads."""
+
+    def __init__(
+        self, kafka: SimKafka, process: Process, topic: Topic, group: Group | None, member: Member | None
+    ) -> None:
+        self._kafka = kafka
+        self._process = process
+        self._topic = topic
+        self._group = group
+        self._member = member
+        self._positions: dict[int, int] = {}
+        self._paused: set[int] = set()
+
+    async def fetch(self, max_records: int, timeout: float) -> Mapping[int, Sequence[Record]]:
+        kafka = self._kafka
+        until = kafka.loop.now + timeout
+        while True:
+            await asyncio.sleep(kafka.links.delay(self._process.name, NAME))
+            found = self._read(max_records)
+            left = until - kafka.loop.now
+            if found or left <= 0:
+                return found
+            await kafka.news(left)
+
+    def assigned(self) -> Sequence[int]:
+        return sorted(self._positions)
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        self._positions = dict(positions)
+        self._paused &= set(positions)
+
+    def seek(self, partition: int, offset: int) -> None:
+        if partition in self._positions:
+            self._positions[partition] = offset
+            self._kafka.wake()
+
+    def pause(self, partition: int) -> None:
+        self._paused.add(partition)
+
+    def resume(self, partition: int) -> None:
+        self._paused.discard(partition)
+        self._kafka.wake()
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        kafka = self._kafka
+        assert self._group is not None
+        await asyncio.sleep(kafka.links.delay(self._process.name, NAME))
+        if kafka.down or not kafka.links.reachable(self._process.name, NAME):
+            await asyncio.sleep(1.0)
+            raise Retry("the broker is away")
+        if self._member is not None and not self._group.may_commit(self._member, offsets):
+            raise Retry("the group has given these partitions to another member")
+        self._group.committed.update(offsets)
+        if kafka.random.random() < kafka.lose_answer:
+            raise Retry("the answer to a commit was lost")
+
+    async def close(self) -> None:
+        self._positions = {}
+        if self._group is not None and self._member is not None:
+            self._group.leave(self._member)
+
+    def take_over(self, partitions: Sequence[int]) -> None:
+        """Read these partitions, from where the group is."""
+        assert self._group is not None
+        self._paused.clear()
+        committed = self._group.committed
+        self._positions = {p: committed.get(p, 0) for p in partitions}
+
+    def _read(self, max_records: int) -> dict[int, Sequence[Record]]:
+        kafka = self._kafka
+        if kafka.down or not kafka.links.reachable(self._process.name, NAME):
+            return {}
+        if self._member is not None and not self._member.reading:
+            return {}
+        found: dict[int, Sequence[Record]] = {}
+        for partition, position in self._positions.items():
+            if partition in self._paused:
+                continue
+            log = kafka.broker.partition(self._topic, partition)
+            if not log.start <= position <= log.end:
+                if found:
+                    continue
+                raise OffsetLost(partition, position, log.start, log.end)
+            if position < log.end:
+                records = log.read(position, kafka.random.randint(1, max_records))
+                self._positions[partition] = records[-1].offset + 1 if records else log.end
+                if records:
+                    found[partition] = records
+        return found
+
+
+class SimBus:
+    """One process's handle. See `holdfast.bus.port.Bus`."""
+
+    def __init__(self, kafka: SimKafka, process: Process, buffer: int) -> None:
+        self.partitions = kafka.broker.partitions
+        self._kafka = kafka
+        self._process = process
+        self._buffer = buffer
+
+    def _there(self) -> bool:
+        return not self._kafka.down and self._kafka.links.reachable(self._process.name, NAME)
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(self._kafka.links.delay(self._process.name, NAME))
+        if not self._there():
+            await asyncio.sleep(0.5)
+            raise Retry("the broker is away")
+
+    async def start(self) -> None:
+        await self._ask()
+
+    async def close(self) -> None:
+        pass
+
+    async def producer(self, *, deadline: float) -> SimProducer:
+        return SimProducer(self._kafka, self._process, deadline, self._buffer)
+
+    async def join_group(
+        self,
+        topic: Topic,
+        group: str,
+        *,
+        on_assigned: Callable[[Sequence[int]], Awaitable[None]],
+        on_revoked: Callable[[Sequence[int]], Awaitable[None]],
+    ) -> SimConsumer:
+        await self._ask()
+        joined = self._kafka.group(group, topic)
+        member = Member(self._process, on_assigned, on_revoked)
+        consumer = SimConsumer(self._kafka, self._process, topic, joined, member)
+        member.take_over = consumer.take_over
+        joined.join(member)
+        return consumer
+
+    async def reader(self, topic: Topic, group: str = "") -> SimConsumer:
+        joined = self._kafka.group(group, topic) if group else None
+        return SimConsumer(self._kafka, self._process, topic, joined, None)
+
+    async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
+        await self._ask()
+        logs = {p: self._kafka.broker.partition(topic, p) for p in range(self.partitions)}
+        return {p: (log.start, log.end) for p, log in logs.items()}
+
+    async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
+        await self._ask()
+        log = self._kafka.broker.partition(topic, partition)
+        return next((record.offset for record in log.records if record.ts >= ts), log.end)
+
+    async def healthy(self) -> bool:
+        return self._there()

@@ -1,0 +1,297 @@
+"""Who uses the simulated cluster: people with the client library, and a program that calls the HTTP API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from holdfast.app import App, Context, Message
+from holdfast.auth.issue import issue
+from holdfast.client import Client, Closed, OutcomeUnknown
+from holdfast.errors import Reject, Retry
+from tests.simulation.ledger import Memory, Sent
+from tests.simulation.loop import SimClock
+from tests.simulation.network import HostNetwork
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+ROOM: Final = "room:live"
+GROUP: Final = "team"
+
+
+def handlers(world: World) -> App:
+    """Return the handlers: one that fans out, one that fails a few times first."""
+    app = App()
+    failed: Counter[str] = Counter()
+
+    @app.on("fan")
+    async def fan(ctx: Context, message: Message[Any]) -> None:
+        await asyncio.sleep(world.draws.choice((0.0, 0.001, 0.3)))
+        ctx.forward()
+        ctx.publish(f"user:{ctx.user}", "receipt", message.data)
+
+    @app.on("fail")
+    async def fail(ctx: Context, message: Message[Any]) -> None:
+        if failed[message.id] < 2 and world.draws.random() < 0.5:
+            failed[message.id] += 1
+            raise Retry("later")
+        ctx.forward()
+
+    return app
+
+
+class Person:
+    """One user with one device: sends, receives, restarts its program, and forgets what it knew."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.name = f"phone-{number}"
+        self.user = f"u{(number + 1) // 2}"  # two devices of most users
+        self.random = Random(f"{world.plan.seed}/{self.name}")
+        self.process = world.loop.process(self.name)
+        self.clock = SimClock(world.loop, self.random.randrange(-500, 500))
+        self.memory = Memory(self.name)
+        self.client: Client | None = None
+        self.slow = 0.0
+        self.open = 0
+        self._programs = 0
+        self._sent = 0
+        self._ready = asyncio.Event()
+        self._stopping = False
+
+    def start(self) -> None:
+        spawn = self.world.loop.spawn
+        spawn(self.process, self._program())
+        spawn(self.process, self._send())
+
+    # programs
+
+    async def _program(self) -> None:
+        world = self.world
+        self._programs += 1
+        carrier, path = self.random.choice((("ws", "/ws"), ("ws", "/ws"), ("tcp", "")))
+        self.client = client = Client(
+            f"{carrier}://{carrier}.lb{path}",
+            token=self._token,
+            client=f"{self.name}.{self._programs}",
+            device="phone",
+            resume=self._resume(),
+            queue=self.random.choice((4, 100)),
+            backoff=(0.2, 2.0),
+            attempt=4.0,
+            network=HostNetwork(world.net, self.process),
+            clock=self.clock,
+            random=Random(self.random.random()),
+        )
+        memory, ledger = self.memory, world.ledger
+
+        @client.on("message")
+        async def message(frame: Any) -> None:
+            if self.slow:
+                await asyncio.sleep(self.slow)
+            ledger.presented(memory, frame.channel, frame.epoch, frame.seq, frame.id)
+
+        @client.on("connected")
+        def connected(frame: Any) -> None:
+            ledger.note(f"{self.name}: connected to {frame.node} as {frame.session}")
+            for name, state in frame.channels.items():
+                ledger.began(memory, name, state.epoch, state.seq, recovered=state.recovered)
+
+        @client.on("subscribed")
+        def subscribed(frame: Any) -> None:
+            ledger.note(f"{self.name}: subscribed to {frame.channel} at {frame.seq}")
+            ledger.began(memory, frame.channel, frame.epoch, frame.seq, recovered=frame.recovered)
+
+        @client.on("unsubscribed")
+        def unsubscribed(frame: Any) -> None:
+            memory.places.pop(frame.channel, None)
+
+        @client.on("reset")
+        def reset(frame: Any) -> None:
+            ledger.reset(memory, frame.channel, frame.epoch, frame.seq, frame.reason)
+
+        @client.on("disconnected")
+        def disconnected(frame: Any) -> None:
+            ledger.note(f"{self.name}: disconnected, {frame.code} {frame.reason}")
+
+        @client.on("error")
+        def error(trouble: Any) -> None:
+            world.trouble(self.name, trouble)
+
+        while self.client is client:
+            try:
+                await client.connect(timeout=60.0)
+                if ROOM not in memory.places:
+                    await client.subscribe(ROOM)
+            except (Retry, Reject) as again:
+                ledger.note(f"{self.name}: {again}")
+                await asyncio.sleep(0.5)
+            except Closed as closed:
+                if self.client is client:
+                    ledger.violated(0, f"{self.name}: closed for good: {closed}")
+                return
+            else:
+                self._ready.set()
+                return
+
+    def _resume(self) -> dict[str, Any]:
+        from holdfast.client import Position
+
+        return {name: Position(epoch, seq) for name, (epoch, seq) in self.memory.places.items()}
+
+    def _token(self) -> str:
+        return issue(self.world.settings.auth, self.user, self.clock.now_ms(), device="phone", ttl=600)[0]
+
+    async def restart(self, *, forget: bool) -> None:
+        """End the program and start it again, with what it remembers or without."""
+        client, self.client = self.client, None
+        self._ready.clear()
+        if client is not None:
+            await client.close()
+        if forget:
+            self.memory = Memory(f"{self.name}.{self._programs}")
+            self.world.memories.append(self.memory)
+        await self._program()
+
+    # sending
+
+    async def _send(self) -> None:
+        plan = self.world.plan
+        pace = plan.seconds / max(plan.sends, 1)
+        await self._ready.wait()
+        while self._sent < plan.sends and not self._stopping:
+            for _ in range(self.random.choice((1, 1, 1, 4))):
+                self._sent += 1
+                self.world.loop.spawn(self.process, self._one(f"{self.name}#{self._sent}"))
+            await asyncio.sleep(self.random.expovariate(1 / pace))
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def _one(self, key: str) -> None:
+        world, client = self.world, self.client
+        if client is None:
+            return
+        other = f"user:u{self.random.randint(1, (world.plan.people + 1) // 2)}"
+        choices = [ROOM, other, ROOM]
+        if self.user in world.members:
+            choices.append(f"group:{GROUP}")
+        to = self.random.choice(choices)
+        kind = self.random.choice(("plain", "plain", "fan", "fail"))
+        expected = Counter({to: 1})
+        if kind == "fan":
+            expected[f"user:{self.user}"] += 1
+        sent = Sent(self.user, f"{self.name}.{self._programs}", expected)
+        world.ledger.send(key, sent)
+        self.open += 1
+        try:
+            message = await client.send(to, kind, {"key": key, "pad": "x" * self.random.choice((0, 0, 900))})
+            world.ledger.acked(key, message)
+        except (OutcomeUnknown, Closed):
+            sent.state = "unknown"
+        except Reject as reject:
+            sent.state = "refused"
+            world.ledger.violated(11, f"{key} to {to} was refused: {reject.code}, {reject}")
+        finally:
+            self.open -= 1
+
+
+class Caller:
+    """A program that publishes by the HTTP API, again and again until it is answered, and makes groups."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.random = Random(f"{world.plan.seed}/caller")
+        self.process = world.loop.process("caller")
+        self.network = HostNetwork(world.net, self.process)
+        self.open = 0
+
+    def start(self) -> None:
+        self.world.loop.spawn(self.process, self._publish())
+        for number in range(1, (self.world.plan.people + 1) // 2 + 1):
+            self.world.loop.spawn(self.process, self._join(f"u{number}"))
+
+    async def _publish(self) -> None:
+        plan = self.world.plan
+        pace = plan.seconds / max(plan.publishes, 1)
+        for number in range(plan.publishes):
+            await asyncio.sleep(self.random.expovariate(1 / pace))
+            self.world.loop.spawn(self.process, self._one(f"api#{number}"))
+
+    async def _one(self, key: str) -> None:
+        channel = self.random.choice((ROOM, "user:u1", f"group:{GROUP}"))
+        body = {"channel": channel, "type": "note", "data": {"key": key}, "id": key}
+        answer = await self.until_answered("POST", "/v1/publish", body)
+        if answer is not None:
+            self.world.ledger.answered(channel, key, answer["id"])
+
+    async def _join(self, user: str) -> None:
+        await asyncio.sleep(self.random.choice((0.0, self.random.uniform(0.0, self.world.plan.seconds / 2))))
+        if await self.until_answered("PUT", f"/v1/groups/{GROUP}/members/{user}", {}) is not None:
+            self.world.members.add(user)
+            self.world.ledger.note(f"{user} is a member")
+
+    async def until_answered(self, method: str, path: str, body: Any) -> Any:
+        """Call until it is answered; return the answer, None (a violation) where the call is wrong."""
+        self.open += 1
+        try:
+            while True:
+                try:
+                    status, answer = await asyncio.wait_for(self.call(method, path, body), 8.0)
+                except (OSError, TimeoutError):
+                    status, answer = 0, None
+                if status == 200:
+                    return answer
+                if 400 <= status < 500 or status == 500:
+                    self.world.ledger.violated(11, f"{method} {path} was answered {status} {answer}")
+                    return None
+                await asyncio.sleep(self.random.uniform(0.2, 1.0))
+        finally:
+            self.open -= 1
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Make one call over a connection of its own. Raises OSError when it breaks."""
+        protocol = _Http(self.world.loop.create_future())
+        data = b"" if body is None else msgspec.json.encode(body)
+        await self.network.connect(lambda: protocol, "api.lb", 80)
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer simulated\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+        )
+        assert protocol.transport is not None
+        protocol.transport.write(head.encode() + data)
+        return await protocol.answer
+
+
+class _Http(asyncio.Protocol):
+    """One answer of HTTP/1.1 that says how long it is."""
+
+    def __init__(self, answer: asyncio.Future[tuple[int, Any]]) -> None:
+        self.answer = answer
+        self.transport: Any = None
+        self._data = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        head, found, rest = self._data.partition(b"\r\n\r\n")
+        if not found or self.answer.done():
+            return
+        lines = head.decode().split("\r\n")
+        length = next(
+            (int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length")), 0
+        )
+        if len(rest) >= length:
+            self.answer.set_result((int(lines[0].split()[1]), msgspec.json.decode(rest or b"null")))
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionResetError("the connection ended before the answer"))

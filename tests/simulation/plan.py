@@ -1,0 +1,112 @@
+"""What one run does: how large the cluster and the load are, and what goes wrong when. All from the seed."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+import msgspec
+
+CLASSES: Final[tuple[str, ...]] = (
+    "crash", "stop", "pause", "cut", "reset", "slow", "kafka", "redis", "consul", "rebalance", "client",
+    "suffix", "flush",
+)  # fmt: skip
+
+DEFAULT: Final = frozenset(CLASSES) - {"suffix", "flush"}
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Something that goes wrong at `at` (s), for `seconds`. `what`: the kind; `names`: of whom."""
+
+    at: float
+    what: str
+    seconds: float = 0.0
+    names: tuple[str, ...] = ()
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        who = " ".join(self.names)
+        return f"{self.at:7.3f}  {self.what} {who} for {self.seconds:.2f} s, {self.share:.2f}"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One run. `sends` and `publishes`: of each person, and of the API's caller."""
+
+    seed: int
+    access: int
+    logic: int
+    dispatch: int
+    partitions: int
+    people: int
+    sends: int
+    publishes: int
+    seconds: float
+    latency: float
+    faults: tuple[Fault, ...] = ()
+
+    def nodes(self) -> list[str]:
+        """Return the names of all nodes."""
+        counts = (("dispatch", self.dispatch), ("access", self.access), ("logic", self.logic))
+        return [f"{role}-{number}" for role, count in counts for number in range(1, count + 1)]
+
+
+def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
+    """Return the plan of a seed. Fewer classes leave the others' faults as they are."""
+    random = Random(f"{seed}/plan")
+    plan = Plan(
+        seed=seed,
+        access=random.choice((2, 2, 3)),
+        logic=2,
+        dispatch=2,
+        partitions=random.choice((2, 3)),
+        people=random.randint(3, 6),
+        sends=random.randint(8, 40),
+        publishes=random.randint(4, 20),
+        seconds=random.choice((10.0, 16.0, 30.0)),
+        latency=random.choice((0.0003, 0.002, 0.01)),
+    )
+    faults = [_fault(random, plan) for _ in range(random.choice((0, 1, 2, 3, 4, 6, 8)))]
+    kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
+    return msgspec.structs.replace(plan, faults=kept)
+
+
+def _class(fault: Fault) -> str:
+    return fault.what.partition("_")[0]
+
+
+def _fault(random: Random, plan: Plan) -> Fault:
+    kind = random.choice(CLASSES)
+    at = round(random.uniform(0.5, plan.seconds * 0.9), 3)
+    seconds = round(random.choice((random.uniform(0.05, 1.0), random.uniform(1.0, 9.0))), 3)
+    share = round(random.uniform(0.1, 0.9), 2)
+    nodes = plan.nodes()
+    node = random.choice(nodes)
+    match kind:
+        case "crash":
+            return Fault(at, random.choice(("crash", "crash_silent")), seconds, (node,))
+        case "stop" | "pause" | "slow":
+            return Fault(at, kind, seconds, (node,), share)
+        case "cut":
+            other = random.choice([*nodes, "kafka", "redis", "consul", *_hosts(plan)])
+            return Fault(at, kind, seconds, (node, other if other != node else "redis"))
+        case "reset":
+            return Fault(at, kind, 0.0, (node,), share)
+        case "kafka":
+            what = random.choice(("kafka_down", "kafka_lose", "kafka_unanswered", "kafka_late"))
+            return Fault(at, what, seconds, (), share * 0.5)
+        case "redis":
+            what = random.choice(("redis_down", "redis_stall", "redis_lossy", "redis_unanswered"))
+            return Fault(at, what, seconds, (), share * 0.7)
+        case "consul":
+            return Fault(at, "consul_down", seconds)
+        case "client":
+            what = random.choice(("client_restart", "client_forget", "client_slow", "client_pause"))
+            return Fault(at, what, seconds, (random.choice(_hosts(plan)),), share)
+        case "suffix":
+            return Fault(at, random.choice(("suffix", "suffix_shard")), min(seconds, 1.5), (), share)
+        case _:
+            return Fault(at, kind, seconds)
+
+
+def _hosts(plan: Plan) -> list[str]:
+    return [f"phone-{number}" for number in range(1, plan.people + 1)]

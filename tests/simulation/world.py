@@ -1,0 +1,430 @@
+"""One simulated cluster and the people who use it: built, disturbed, healed and judged from a plan."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+import warnings
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from holdfast.errors import Retry
+from holdfast.observe.metrics import Metrics
+from holdfast.parts import Parts
+from holdfast.records import Message, decode_outbound
+from holdfast.settings import Settings
+from services.access.service import build as build_access
+from services.dispatch.service import build as build_dispatch
+from services.embedded.cluster import ready_settings
+from services.logic.service import build as build_logic
+from tests.simulation import chance
+from tests.simulation.directory import SimConsul, SimDirectory
+from tests.simulation.disturb import Disturber
+from tests.simulation.kafka import SimBus, SimKafka
+from tests.simulation.ledger import Ledger, Memory, Violation
+from tests.simulation.loop import Deadlock, Livelock, Process, SimClock, SimLoop
+from tests.simulation.network import HostNetwork, Links, SimNetwork
+from tests.simulation.people import ROOM, Caller, Person, handlers
+from tests.simulation.redis import SimLog, SimRedis
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.simulation.plan import Plan
+
+QUIET_LIMIT: Final = 60.0
+"""Simulated seconds after everything was healed by which all must have come to rest."""
+
+STOP_LIMIT: Final = 12.0
+RESTART: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run was: `trace` is the same for the same seed."""
+
+    plan: Plan
+    violations: tuple[Violation, ...]
+    trace: int
+    seconds: float
+    turns: int
+    counts: dict[str, int]
+    history: tuple[str, ...] = field(default=(), repr=False)
+
+
+class Node:
+    """One process of a service, as its supervisor sees it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.role = name.partition("-")[0]
+        self.process: Process | None = None
+        self.service: Any = None
+        self.serving = False
+        self.metrics: Metrics | None = None
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None and not self.process.dead
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, plan: Plan, *, keep: bool) -> None:
+        self.plan = plan
+        seed = plan.seed
+        self.loop = SimLoop(Random(f"{seed}/turns"), self._error)
+        self.ledger = Ledger(self.loop.time, keep=keep)
+        self.draws = Random(f"{seed}/handlers")
+        self.random = Random(f"{seed}/world")
+        self.clock = SimClock(self.loop)
+        self.links = Links(Random(f"{seed}/links"), plan.latency)
+        self.net = SimNetwork(self.loop, self.links)
+        self.settings = simulated_settings(plan)
+        policies = self.settings.policies()
+        self.redis = SimRedis(
+            self.loop, self.links, self.clock, plan.partitions, policies, Random(f"{seed}/redis")
+        )
+        self.redis.on_applied = self.ledger.applied
+        self.members: set[str] = set()
+        self.app = handlers(self)
+        self.nodes = {name: Node(name) for name in plan.nodes()}
+        self.net.balancers = {
+            "ws.lb": lambda: self._ports("access", "websocket"),
+            "tcp.lb": lambda: self._ports("access", "tcp"),
+            "api.lb": lambda: self._ports("logic", "api"),
+        }
+        self.people: list[Person] = []
+        self.memories: list[Memory] = []
+        self.graveyard: list[Any] = []
+        self.healing = False
+        self._handler = _Logs(self)
+
+    # what goes on inside
+
+    async def run(self) -> None:
+        plan, loop = self.plan, self.loop
+        self.kafka = SimKafka(
+            loop,
+            self.links,
+            self.clock,
+            plan.partitions,
+            Random(f"{plan.seed}/kafka"),
+            self.settings.kafka.session_timeout,
+        )
+        self.kafka.on_append = self.ledger.appended
+        self.consul = SimConsul(loop, self.links, Random(f"{plan.seed}/consul"))
+        for node in self.nodes.values():
+            self.start(node)
+        self.caller = Caller(self)
+        self.people = [Person(self, number) for number in range(1, plan.people + 1)]
+        self.memories += [person.memory for person in self.people]
+        await asyncio.sleep(self.random.uniform(0.0, 2.0))
+        self.caller.start()
+        for person in self.people:
+            person.start()
+        disturber = Disturber(self)
+        began = loop.now
+        for fault in plan.faults:
+            await asyncio.sleep(max(0.0, began + fault.at - loop.now))
+            self.ledger.note(f"FAULT {fault}")
+            disturber.begin(fault)
+        await asyncio.sleep(max(0.0, began + plan.seconds - loop.now))
+        self.healing = True
+        for person in self.people:
+            person.stop()
+        await disturber.heal()
+        self.ledger.note("HEALED")
+        await self._quiet()
+        self._judge()
+
+    def start(self, node: Node) -> None:
+        """Start a node's process."""
+        process = self.loop.process(node.name)
+        node.process, node.service, node.serving = process, None, False
+        self.loop.spawn(process, self._boot(node, process))
+
+    async def _boot(self, node: Node, process: Process) -> None:
+        settings = self.settings
+        clock = SimClock(self.loop, Random(f"{self.plan.seed}/{node.name}/skew").randrange(-300, 300))
+        node.metrics = Metrics()
+        log: Any = SimLog(self.redis, process, settings.redis.timeout)  # has every method there is
+        parts = Parts(
+            settings=settings,
+            clock=clock,
+            network=HostNetwork(self.net, process),
+            bus=SimBus(self.kafka, process, settings.kafka.buffer_records),
+            log=log,
+            directory=SimDirectory(self.consul, process),
+            metrics=node.metrics,
+        )
+        try:
+            for part in (parts.bus, parts.log, parts.directory):
+                await _until_there(part.start)
+            if node.role == "access":
+                node.service = build_access(parts, node.name, 0)
+            elif node.role == "logic":
+                node.service = build_logic(parts, node.name, 0, self.app)
+            else:
+                node.service = build_dispatch(parts, node.name, 0)
+            await node.service.start()
+        except Retry as error:
+            self.ledger.note(f"{node.name}: did not start: {error}")
+            self.kill(node, silent=False)
+            self.loop.call_later(RESTART, self.start, node, context=self.loop.world.context)
+            return
+        node.serving = True
+        self.ledger.note(f"{node.name}: serving as {self._incarnation(node)}")
+
+    @staticmethod
+    def _incarnation(node: Node) -> str:
+        return str(getattr(node.service, "incarnation", getattr(node.service, "_incarnation", "")))
+
+    def kill(self, node: Node, *, silent: bool) -> None:
+        """End a node's process at once."""
+        if node.process is None or node.process.dead:
+            return
+        self.loop.kill(node.process)
+        self.net.died(node.process, silent)
+        self.consul.views = [view for view in self.consul.views if view.process is not node.process]
+        self.graveyard.append((node.process, node.service))
+
+    async def stop(self, node: Node) -> None:
+        """End a node's process as SIGTERM does, or at the supervisor's limit."""
+        process, service = node.process, node.service
+        if process is None or process.dead or service is None or not node.serving:
+            return
+        node.serving = False
+        task = self.loop.spawn(process, service.stop())
+        until = self.loop.now + STOP_LIMIT
+        while not task.done() and self.loop.now < until and not process.dead:  # noqa: ASYNC110 - looked at in simulated time
+            await asyncio.sleep(0.05)
+        self.ledger.note(f"{node.name}: stopped, {'done' if task.done() else 'too late'}")
+        if task.done() and task.exception() is not None:
+            self.ledger.violated(0, f"{node.name}: stop failed: {task.exception()!r}")
+        if not process.dead:
+            self.kill(node, silent=False)
+
+    def _ports(self, role: str, name: str) -> Sequence[int]:
+        ports = []
+        for node in self.nodes.values():
+            if node.role == role and node.serving and node.up:
+                port = node.service.details().get(name)
+                if port in self.net.servers:
+                    ports.append(port)
+        return ports
+
+    # at rest
+
+    async def _quiet(self) -> None:
+        until = self.loop.now + QUIET_LIMIT
+        why = "not looked"
+        calm = 0
+        while self.loop.now < until:
+            await asyncio.sleep(0.5)
+            why = self._unrest()
+            calm = 0 if why else calm + 1
+            if calm >= 4:
+                return
+        self.ledger.violated(4, f"not at rest {QUIET_LIMIT:.0f} s after all was healed: {why}")
+
+    def _unrest(self) -> str:
+        for node in self.nodes.values():
+            if not node.serving:
+                return f"{node.name} is not serving"
+            if problems := node.service.problems():
+                return f"{node.name}: {problems}"
+        if self.caller.open:
+            return "the API has not answered all calls"
+        for person in self.people:
+            if person.open:
+                return f"{person.name}: {person.open} sends without an answer"
+            if person.client is None or person.client.session is None:
+                return f"{person.name}: not connected"
+        return self._behind() or self._presence()
+
+    def _behind(self) -> str:
+        for number in range(self.plan.partitions):
+            log = self.kafka.broker.partition("outbound", number)
+            shard = self.redis.store.shards.get(number)
+            done = shard.watermark.offset if shard is not None else -1
+            if log.end - 1 != done:
+                return f"shard {number} is at {done}, the log at {log.end - 1}"
+            group = self.kafka.group(self.settings.kafka.group, "inbound")
+            handled = group.committed.get(number, 0)
+            if handled != self.kafka.broker.partition("inbound", number).end:
+                return f"inbound {number} is handled up to {handled}"
+        for person in self.people:
+            if ROOM not in person.memory.places:
+                return f"{person.name} is not in the room"
+            for channel, (_, seq) in person.memory.places.items():
+                if seq != (head := self.head(channel)):
+                    return f"{person.name} is at {seq} of {channel}, whose head is {head}"
+        return ""
+
+    def head(self, channel: str) -> int:
+        """Return the head of a channel, as the store has it."""
+        for shard in self.redis.store.shards.values():
+            if channel in shard.headers:
+                return shard.headers[channel].next - 1
+        return 0
+
+    def _judge(self) -> None:
+        self.ledger.settle()
+        for user in self.members:
+            for person in self.people:
+                if person.user == user and "group:team" not in person.memory.places:
+                    self.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
+
+    def _presence(self) -> str:
+        """Compare who is online by the store, on nodes that live, with who is connected."""
+        held = {
+            session.session
+            for shard in self.redis.store.shards.values()
+            for person in self.people
+            for session in shard.nodes.sessions(person.user)
+            if any(
+                node.role == "access" and self._incarnation(node) == session.node
+                for node in self.nodes.values()
+            )
+        }
+        there = {p.client.session.session for p in self.people if p.client and p.client.session}
+        return "" if held == there else f"online by the store: {sorted(held)}, connected: {sorted(there)}"
+
+    # what must not happen
+
+    def trouble(self, name: str, trouble: Any) -> None:
+        """Take an error that a client was told, outside of any answer."""
+        self.ledger.note(f"{name}: error {trouble}")
+        if trouble.code not in ("draining", "superseded", "slow", "overloaded", "silent", "fenced"):
+            self.ledger.violated(11, f"{name} was told {trouble.code}: {trouble.message}")
+
+    def _error(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.ledger.violated(0, f"nobody handled: {context['message']}: {error!r}")
+        if error is not None and self.ledger._keep:
+            import traceback
+
+            self.ledger.note("".join(traceback.format_exception(error)))
+
+    def outbound(self) -> list[Message]:
+        """Return every message in the queue."""
+        found = []
+        for number in range(self.plan.partitions):
+            for record in self.kafka.broker.partition("outbound", number).records:
+                message = decode_outbound(record.value or b"")
+                if isinstance(message, Message):
+                    found.append(message)
+        return found
+
+
+async def _until_there(start: Any) -> None:
+    while True:
+        try:
+            await start()
+        except Retry:
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
+class _Logs(logging.Handler):
+    """Takes what services log: into the history; an error with an exception must not be."""
+
+    EXPECTED: Final = ("the handler of", "partition")
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ledger = self._world.ledger
+        text = f"{record.name}: {record.getMessage()}"
+        ledger.note(f"{record.levelname.lower()} {text}")
+        if record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            ledger.violated(0, f"{text}: {error!r}")
+            if ledger._keep:
+                ledger.note(logging.Formatter().formatException(record.exc_info))
+
+
+def simulated_settings(plan: Plan) -> Settings:
+    """Return settings that make time limits short and bounds small, so that runs reach them."""
+    return ready_settings(
+        Settings(),
+        secret="a secret of the simulation, of no use anywhere else",
+        access={
+            "websocket_port": 0,
+            "tcp_port": 0,
+            "heartbeat": 4.0,
+            "handshake": 4.0,
+            "buffer": 4096,
+            "aside": 8.0,
+        },
+        api={"port": 0, "keys": ("simulated",)},
+        kafka={
+            "partitions": plan.partitions,
+            "replication": 1,
+            "deadline": 3.0,
+            "session_timeout": 4.0,
+            "buffer_records": 300,
+        },
+        redis={"timeout": 1.0},
+        process={"drain_seconds": 4.0},
+    )
+
+
+def simulate(plan: Plan, *, keep: bool = False) -> Result:
+    """Run a plan. `keep` the history and all that is logged: it takes longer."""
+    if sys.flags.hash_randomization and not _fixed_hash():
+        raise RuntimeError("run with PYTHONHASHSEED=0: the order of sets follows from it")
+    with chance.seeded(str(plan.seed)):
+        gc.disable()
+        world = World(plan, keep=keep)
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(world._handler)
+        root.setLevel(logging.DEBUG if keep else logging.ERROR)
+        try:
+            world.loop.run_until_complete(world.run())
+        except (Deadlock, Livelock) as error:
+            world.ledger.violated(7, f"{type(error).__name__}: {error}")
+        finally:
+            root.removeHandler(world._handler)
+            root.setLevel(level)
+            world.loop.close()
+        ledger = world.ledger
+        result = Result(
+            plan,
+            tuple(ledger.violations),
+            hash((world.loop.trace, tuple(sorted(ledger.counts.items())))),
+            world.loop.now,
+            world.loop.turns,
+            dict(ledger.counts),
+            tuple(ledger.history),
+        )
+        _bury(world)
+        return result
+
+
+def _fixed_hash() -> bool:
+    import os
+
+    return os.environ.get("PYTHONHASHSEED") == "0"
+
+
+def _bury(world: World) -> None:
+    """Let go of a run: what its unfinished code does on the way out concerns nobody."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        warnings.simplefilter("ignore", RuntimeWarning)  # tasks of the dead that never had a turn
+        world.loop._tasks.clear()
+        world.__dict__.clear()
+        gc.enable()
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
