@@ -18,7 +18,7 @@ SOURCES := $(wildcard holdfast services deploy loadtest tests examples docs/*.py
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser
 
-.PHONY: help run test check static format docs wheel lock cluster cluster-stop clean
+.PHONY: help run simulate test check static format docs wheel lock cluster cluster-stop clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -31,6 +31,9 @@ $(STAMP): $(LOCK)
 
 run: $(STAMP) ## start the cluster in one process, with the demo page on http://127.0.0.1:8080/
 	@exec $(PY) -m holdfast.cli dev
+
+simulate: $(STAMP) ## search SEEDS (10000) simulated runs of the whole cluster for a broken promise; resumes
+	@exec $(PY) -m tests.simulation --seeds $(or $(SEEDS),10000)
 
 test: static ## everything, on real servers that are found or installed
 	$(PY) -m pytest

@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def chosen(text: str) -> frozenset[str]:
     """Return the classes of faults that a text names. Raises SystemExit for one that does not exist."""
-    if text in ("", "all", "none"):
-        return {"": DEFAULT, "all": frozenset(CLASSES), "none": frozenset[str]()}[text]
+    if text in ("", "none"):
+        return DEFAULT if not text else frozenset()
     named = frozenset(text.split(","))
     if unknown := named - set(CLASSES):
         raise SystemExit(f"no such faults: {', '.join(sorted(unknown))}; there are {', '.join(CLASSES)}")

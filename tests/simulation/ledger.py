@@ -56,7 +56,7 @@ class Memory:
 
 
 class Ledger:
-    """See the module. `may_reset` says whether continuity may be broken by what was done to the cluster."""
+    """See the module. `may_reset`: Redis lost everything, so that clients may see a `reset` (inv 9)."""
 
     def __init__(self, now: Callable[[], float], *, keep: bool) -> None:
         self.violations: list[Violation] = []
@@ -221,7 +221,7 @@ class Ledger:
             self.violated(4, f"{memory.name}: {channel} {seq} without a subscription")
         elif place[0] not in (epoch, "") or seq != place[1] + 1:
             self.violated(4, f"{memory.name} {channel}: {(epoch, seq)} follows {place}")
-        if (channel, name) in memory.seen and not self.may_reset:
+        if (channel, name) in memory.seen:
             before = memory.seen[channel, name]
             self.violated(4, f"{memory.name} {channel}: {name} twice, at {before} and {(epoch, seq)}")
         entries = self.log.get((channel, epoch), [])

@@ -12,7 +12,7 @@ CLASSES: Final[tuple[str, ...]] = (
     "suffix", "flush",
 )  # fmt: skip
 
-DEFAULT: Final = frozenset(CLASSES) - {"suffix", "flush"}
+DEFAULT: Final = frozenset(CLASSES)
 
 
 class Fault(msgspec.Struct, frozen=True):
