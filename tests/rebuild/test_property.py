@@ -76,8 +76,7 @@ class Cluster:
                 group = channel if channel.startswith("group:") else "group:g"
                 self.append(records.Member(group, user, piece.kind == "join"))
             case "cursor":
-                header = self.shard.headers.get(channel)
-                epoch = "g.0" if header is None else header.epoch
+                epoch = headers(self.shard).get(channel, ("g.0",))[0]
                 self.append(records.Cursor(channel, user, "web", piece.number, epoch))
             case _:
                 self.append(records.Revoke(f"user:{user}", piece.number))
