@@ -11,6 +11,8 @@ from holdfast import records
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
 from holdfast.log.port import Query
+from holdfast.policy import Policy
+from holdfast.settings import Settings
 from holdfast.testing import Cluster
 
 if TYPE_CHECKING:
@@ -197,3 +199,33 @@ async def member(cluster: Cluster, user: str, *, joined: bool) -> None:
         10,
         "writing a membership",
     )
+
+
+async def test_what_is_gone_is_a_reset() -> None:
+    """inv 4: who asks for what is kept no longer, by count or by age, is told so; what comes is shown."""
+    room = Policy(keep_count=3, keep_seconds=5)
+    settings = Settings(channels={"room": room})
+    async with Cluster(partitions=PARTITIONS, settings=settings) as cluster:
+        alice, bob, carl = [await cluster.connect(name) for name in ("alice", "bob", "carl")]
+        for peer in (bob, carl):
+            await peer.subscribe(ROOM)
+        await alice.send(ROOM, "n", 0)
+        assert [(await peer.receive()).data for peer in (bob, carl)] == [0, 0]
+        await bob.close()
+        for number in range(1, 6):
+            await alice.send(ROOM, "n", number)
+        await bob.connect()
+        await cluster.advance(1)
+        assert [(reset.channel, reset.seq) for reset in bob.resets] == [(ROOM, 6)]
+        await carl.close()
+        await alice.send(ROOM, "n", 6)
+        assert (await bob.receive()).data == 6
+        await cluster.advance(20)  # by the clock alone: nothing is written, the header stays
+        (view,) = await cluster.embedded.parts().log.read(SHARD, [Query(ROOM, 0)])
+        assert (view.head, view.first, len(view.entries)) == (7, 8, 0)
+        await carl.connect()
+        await cluster.advance(1)
+        assert [(reset.channel, reset.seq) for reset in carl.resets] == [(ROOM, 7)]
+        await alice.send(ROOM, "n", 7)
+        assert [(await peer.receive()).data for peer in (bob, carl)] == [7, 7]
+        assert bob.resets[1:] == []
