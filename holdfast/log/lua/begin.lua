@@ -4,8 +4,10 @@ local META = KEYS[1]
 local owner = redis.call('HGET', META, 'owner') or ''
 if owner ~= '' and owner == ARGV[1] then
   if ARGV[4] ~= '' then
+    -- The first write frees memory: a full Redis, too, takes it, and what follows.
+    redis.call('UNLINK', KEYS[4], KEYS[5])
     redis.call('HSET', META, 'damaged', '1')
-    redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+    redis.call('UNLINK', KEYS[2], KEYS[3])
     redis.call('HDEL', META, 'offset', 'ts', 'checksum', 'saved', 'window')
   end
   if tonumber(ARGV[3]) < 0 then redis.call('UNLINK', KEYS[6]) end
