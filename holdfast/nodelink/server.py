@@ -183,7 +183,7 @@ class LinkServer:
         self._port = port
         self._incarnation = incarnation
         self._secret = secret.encode()
-        self._links: set[IncomingLink] = set()
+        self._links: dict[IncomingLink, None] = {}  # in order, so that runs can be repeated
         self._server: Server | None = None
 
     @property
@@ -227,12 +227,12 @@ class LinkServer:
     def _add(self, link: IncomingLink) -> bool:
         if len(self._links) >= MAX_LINKS:
             return False
-        self._links.add(link)
+        self._links[link] = None
         return True
 
     def _remove(self, link: IncomingLink) -> None:
         if link in self._links:
-            self._links.remove(link)
+            del self._links[link]
             if link.dispatcher:
                 self._on_lost(link)
 
