@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+DEATH_LIMIT: Final = 6.0 + 0.3
+"""Seconds after which nobody counts a dead node's sessions as online; and what the network adds."""
+
+STOP_LIMIT: Final = 12.0
+"""Seconds that a supervisor gives a process to end."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +28,11 @@ class Disturber:
         self._stopping: list[Any] = []
 
     def begin(self, fault: Fault) -> None:
+        """Let a fault begin."""
+        # Only a node's death leaves those alone who watch for deaths; another logic worker watches anew.
+        if not fault.what.startswith(("crash", "client", "kafka", "consul")) or "logic" in str(fault.names):
+            world = self._world
+            world.blind = max(world.blind, world.loop.now + fault.seconds + DEATH_LIMIT + STOP_LIMIT)
         getattr(self, f"_{fault.what}")(fault)
 
     async def heal(self) -> None:

@@ -127,13 +127,15 @@ class Ledger:
 
     # the log
 
-    def applied(self, shard: int, batch: Batch, applied: Applied) -> None:
-        """Take what an apply has done."""
+    def applied(self, shard: int, batch: Batch, applied: Applied, owner: str) -> None:
+        """Take what an apply has done to a shard whose token is `owner`'s."""
         if applied.status != Status.APPLIED:
             self.note(f"apply {shard} by {batch.owner}: {applied.status.name}")
             return
         if batch.last.offset > applied.found.offset:
             self.note(f"apply {shard} by {batch.owner}: {applied.found.offset} -> {batch.last.offset}")
+        if batch.owner != owner:
+            self.violated(8, f"{batch.owner} applied to shard {shard}, whose owner is {owner}")
         for record, placed in zip(batch.records, applied.placed, strict=True):
             if record.op == Op.APPEND and placed.outcome == Outcome.DONE and placed.seq:
                 self._placed(record, placed.epoch, placed.seq)

@@ -91,10 +91,12 @@ class Handle:
 class Task(asyncio.Task[Any]):
     """A task whose place in a set follows from the run, not from its address."""
 
+    def __init__(self, number: int, coro: Any, **rest: Any) -> None:
+        self.number = number  # first: whoever registers it asks for its hash
+        super().__init__(coro, **rest)
+
     def __hash__(self) -> int:
         return self.number
-
-    number: int = 0
 
 
 class SimLoop(_Base):  # type: ignore[misc]
@@ -199,8 +201,7 @@ class SimLoop(_Base):  # type: ignore[misc]
         self, coro: Any, *, name: str | None = None, context: contextvars.Context | None = None
     ) -> Any:
         # A task has a copy of its maker's context, so what it sets is its own; the process is in it.
-        task = Task(coro, loop=self, name=name, context=context and context.copy())
-        task.number = next(self._numbers)
+        task = Task(next(self._numbers), coro, loop=self, name=name, context=context and context.copy())
         if task.number % 4096 == 0:
             self._tasks = [one for one in self._tasks if not one.done()]
         self._tasks.append(task)

@@ -64,6 +64,11 @@ class Person:
         self._ready = asyncio.Event()
         self._stopping = False
 
+    @property
+    def session(self) -> str:
+        """The session it has now, "" where it has none."""
+        return self.client.session.session if self.client and self.client.session else ""
+
     def start(self) -> None:
         spawn = self.world.loop.spawn
         spawn(self.process, self._program())
@@ -99,6 +104,7 @@ class Person:
         @client.on("connected")
         def connected(frame: Any) -> None:
             ledger.note(f"{self.name}: connected to {frame.node} as {frame.session}")
+            world.connected(frame.session, frame.node)
             for name, state in frame.channels.items():
                 ledger.began(memory, name, state.epoch, state.seq, recovered=state.recovered)
 
@@ -213,6 +219,7 @@ class Caller:
 
     def start(self) -> None:
         self.world.loop.spawn(self.process, self._publish())
+        self.world.loop.spawn(self.process, self._watch())
         for number in range(1, (self.world.plan.people + 1) // 2 + 1):
             self.world.loop.spawn(self.process, self._join(f"u{number}"))
 
@@ -231,10 +238,30 @@ class Caller:
             self.world.ledger.answered(channel, key, answer["id"])
 
     async def _join(self, user: str) -> None:
-        await asyncio.sleep(self.random.choice((0.0, self.random.uniform(0.0, self.world.plan.seconds / 2))))
+        world = self.world
+        await asyncio.sleep(self.random.choice((0.0, self.random.uniform(0.0, world.plan.seconds / 2))))
+        there = [(person, person.session) for person in world.people if person.user == user]
         if await self.until_answered("PUT", f"/v1/groups/{GROUP}/members/{user}", {}) is not None:
-            self.world.members.add(user)
-            self.world.ledger.note(f"{user} is a member")
+            world.members.add(user)
+            world.ledger.note(f"{user} is a member")
+            world.joined += [
+                (person, person.memory, session, world.head(f"group:{GROUP}"))
+                for person, session in there
+                if session
+            ]
+
+    async def _watch(self) -> None:
+        world = self.world
+        while not world.healing:
+            await asyncio.sleep(self.random.uniform(0.5, 3.0))
+            user = f"u{self.random.randint(1, (world.plan.people + 1) // 2)}"
+            asked = world.loop.now
+            try:
+                status, answer = await asyncio.wait_for(self.call("GET", f"/v1/users/{user}/presence"), 3.0)
+            except (OSError, TimeoutError):
+                continue
+            if status == 200:
+                world.online(asked, [session["session"] for session in answer["sessions"]])
 
     async def until_answered(self, method: str, path: str, body: Any) -> Any:
         """Call until it is answered; return the answer, None (a violation) where the call is wrong."""

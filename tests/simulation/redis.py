@@ -47,7 +47,7 @@ class SimRedis:
         self.down = False
         self.lost_requests = 0.0
         self.lost_replies = 0.0
-        self.on_applied: Callable[[int, Batch, Any], None] = lambda *_: None
+        self.on_applied: Callable[[int, Batch, Any, str], None] = lambda *_: None
         self._stalled: list[Callable[[], None]] | None = None
 
     def stall(self) -> None:
@@ -98,7 +98,8 @@ class SimRedis:
         except Exception as failed:  # noqa: BLE001 - the caller gets it
             error = failed
         if name == "apply" and error is None:
-            self.on_applied(args[0][0], args[0][1], result)
+            shard, batch = args[0]
+            self.on_applied(shard, batch, result, self.store.shards[shard].owner)
         if self.random.random() < self.lost_replies or not self.links.reachable(process.name, NAME):
             self._unless_cut(process, future, delay)
             return

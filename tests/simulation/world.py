@@ -22,12 +22,12 @@ from services.embedded.cluster import ready_settings
 from services.logic.service import build as build_logic
 from tests.simulation import chance
 from tests.simulation.directory import SimConsul, SimDirectory
-from tests.simulation.disturb import Disturber
+from tests.simulation.disturb import DEATH_LIMIT, STOP_LIMIT, Disturber
 from tests.simulation.kafka import SimBus, SimKafka
 from tests.simulation.ledger import Ledger, Memory, Violation
 from tests.simulation.loop import Deadlock, Livelock, Process, SimClock, SimLoop
 from tests.simulation.network import HostNetwork, Links, SimNetwork
-from tests.simulation.people import ROOM, Caller, Person, handlers
+from tests.simulation.people import GROUP, ROOM, Caller, Person, handlers
 from tests.simulation.redis import SimLog, SimRedis
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from tests.simulation.plan import Plan
 
+GROUP_CHANNEL: Final = f"group:{GROUP}"
 QUIET_LIMIT: Final = 60.0
 """Simulated seconds after everything was healed by which all must have come to rest."""
 
-STOP_LIMIT: Final = 12.0
 RESTART: Final = 0.5
 
 
@@ -101,6 +101,10 @@ class World:
         self.people: list[Person] = []
         self.memories: list[Memory] = []
         self.graveyard: list[Any] = []
+        self.joined: list[tuple[Person, Memory, str, int]] = []
+        self.blind = 0.0  # until when an observer of beats may have been kept from seeing them
+        self._homes: dict[str, Process] = {}
+        self._died: dict[Process, float] = {}
         self.healing = False
         self._handler = _Logs(self)
 
@@ -140,7 +144,7 @@ class World:
         await disturber.heal()
         self.ledger.note("HEALED")
         await self._quiet()
-        self._judge()
+        await self._judge()
 
     def start(self, node: Node) -> None:
         """Start a node's process."""
@@ -189,6 +193,7 @@ class World:
         if node.process is None or node.process.dead:
             return
         self.loop.kill(node.process)
+        self._died[node.process] = self.loop.now
         self.net.died(node.process, silent)
         self.consul.views = [view for view in self.consul.views if view.process is not node.process]
         self.graveyard.append((node.process, node.service))
@@ -243,7 +248,7 @@ class World:
         for person in self.people:
             if person.open:
                 return f"{person.name}: {person.open} sends without an answer"
-            if person.client is None or person.client.session is None:
+            if not person.session:
                 return f"{person.name}: not connected"
         return self._behind() or self._presence()
 
@@ -273,12 +278,29 @@ class World:
                 return shard.headers[channel].next - 1
         return 0
 
-    def _judge(self) -> None:
+    async def _judge(self) -> None:
         self.ledger.settle()
-        for user in self.members:
-            for person in self.people:
-                if person.user == user and "group:team" not in person.memory.places:
-                    self.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
+        for person in self.people:
+            if person.user in self.members and GROUP_CHANNEL not in person.memory.places:
+                self.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
+        for person, memory, session, head in self.joined:
+            if person.session == session and person.memory is memory:
+                self._saw_all(memory, head)
+        there = sorted(person.session for person in self.people)
+        found = []
+        for user in sorted({person.user for person in self.people}):
+            answer = await self.caller.until_answered("GET", f"/v1/users/{user}/presence", None)
+            found += [session["session"] for session in answer["sessions"]]
+        if not self.ledger.violations and sorted(found) != there:
+            self.ledger.violated(6, f"online by the API: {sorted(found)}, connected: {there}")
+
+    def _saw_all(self, memory: Memory, head: int) -> None:
+        """Check that a session that was there all the time has all that came after its user's joining."""
+        for (channel, _), names in self.ledger.log.items():
+            if channel == GROUP_CHANNEL:
+                for name in names[head:]:
+                    if (channel, name) not in memory.seen:
+                        self.ledger.violated(5, f"{memory.name} joined at {head} and never saw {name}")
 
     def _presence(self) -> str:
         """Compare who is online by the store, on nodes that live, with who is connected."""
@@ -292,10 +314,24 @@ class World:
                 for node in self.nodes.values()
             )
         }
-        there = {p.client.session.session for p in self.people if p.client and p.client.session}
+        there = {person.session for person in self.people}
         return "" if held == there else f"online by the store: {sorted(held)}, connected: {sorted(there)}"
 
     # what must not happen
+
+    def connected(self, session: str, node: str) -> None:
+        """Note where a session lives."""
+        process = self.nodes[node].process
+        if process is not None:
+            self._homes[session] = process
+
+    def online(self, asked: float, sessions: Sequence[str]) -> None:
+        """Take the API's answer to who is online, asked at a time: no dead node's sessions (inv 6)."""
+        for session in sessions:
+            died = self._died.get(self._homes[session]) if session in self._homes else None
+            if died is not None and died > self.blind and asked > died + DEATH_LIMIT:
+                text = f"{session} is online {asked - died:.1f} s after its node's death"
+                self.ledger.violated(6, text)
 
     def trouble(self, name: str, trouble: Any) -> None:
         """Take an error that a client was told, outside of any answer."""
