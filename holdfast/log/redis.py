@@ -110,9 +110,14 @@ class RedisLog:
 
     async def start(self) -> None:
         """See `Log`."""
+        for shard in await self._caller.find(self.partitions):
+            await self._check(shard)
+
+    async def _check(self, shard: int) -> None:
+        """Refuse a server that breaks a promise."""
         info: dict[str, str] = {}
         for section in ("server", "memory"):
-            text: bytes = await self._caller.command(0, "info", ("INFO", section))
+            text: bytes = await self._caller.command(shard, "info", ("INFO", section))
             for line in text.decode().splitlines():
                 name, _, value = line.partition(":")
                 info[name] = value

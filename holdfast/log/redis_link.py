@@ -18,7 +18,7 @@ from holdfast.errors import Retry
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from holdfast.clock import Clock, Timer
     from holdfast.network import Network
@@ -119,22 +119,27 @@ class _Connection(asyncio.Protocol):
 
 
 class Link:
-    """A connection that is opened when a call needs it, and again after it was lost."""
+    """A connection that is opened when a call needs it, and again after it was lost.
+
+    `where` gives host and port; `hello` are packed commands that begin a connection, none of which may
+    be answered with an error. With `master`, the server must say that it is one.
+    """
 
     def __init__(
         self,
         network: Network,
-        host: str,
-        port: int,
+        where: Callable[[], Awaitable[tuple[str, int]]],
         *,
         hello: Sequence[bytes],
         clock: Clock,
         timeout: float,
-        tls: ssl.SSLContext | None,
+        tls: ssl.SSLContext | None = None,
+        master: bool = False,
     ) -> None:
         self._network = network
-        self._host, self._port = host, port
-        self._hello = hello
+        self._where = where
+        self._hello = [*hello, hiredis.pack_command(("ROLE",))] if master else hello
+        self._master = master
         self._clock = clock
         self._timeout = timeout
         self._tls = tls
@@ -182,14 +187,15 @@ class Link:
             self._pause = 0.0
 
     async def _connect(self) -> _Connection:
+        host, port = await self._where()
         connection = _Connection(self._clock, self._timeout)
         try:
-            opening = self._network.connect(lambda: connection, self._host, self._port, ssl=self._tls)
+            opening = self._network.connect(lambda: connection, host, port, ssl=self._tls)
             await within(self._clock, self._timeout, opening)
             replies = await asyncio.gather(*(connection.send(packed) for packed in self._hello))
         except (OSError, TimeoutError) as error:
             connection.end("not connected")
-            raise Retry(f"redis: cannot connect to {self._host}:{self._port}: {error}") from error
+            raise Retry(f"redis: cannot connect to {host}:{port}: {error}") from error
         except BaseException:
             connection.end("not connected")
             raise
@@ -197,5 +203,8 @@ class Link:
             if isinstance(reply, hiredis.ReplyError):
                 connection.end(str(reply))
                 raise Retry(f"redis: {reply}")
+        if self._master and replies[-1][0] != b"master":
+            connection.end("not a master")
+            raise Retry(f"redis: {host}:{port} is not a master")
         self._connection = connection
         return connection

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import ssl
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import hiredis
-from redis.asyncio.connection import parse_url
 
-from holdfast.errors import Retry, Stop
-from holdfast.log.redis_link import Link
+from holdfast.errors import Retry
+from holdfast.log.redis_place import parse
+from holdfast.log.redis_servers import pack, servers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +20,11 @@ if TYPE_CHECKING:
     from holdfast.observe.metrics import Metrics
     from holdfast.settings import Redis
 
-LINKS = 2
-"""Links of one process: one carries as much as Redis can do; with two, one long answer holds up half."""
+MOVES = 3
+"""Times that one call follows a shard to another server."""
 
 
-def _pack(*command: Any) -> bytes:
-    packed: bytes = hiredis.pack_command(command)
-    return packed
+_ELSEWHERE = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "CLUSTERDOWN")
 
 
 class Script:
@@ -44,31 +40,13 @@ class Caller:
     """Makes calls. Each raises Retry when the store is away, full, or the outcome unknown."""
 
     def __init__(self, settings: Redis, metrics: Metrics, clock: Clock, network: Network) -> None:
-        try:
-            url: dict[str, Any] = dict(parse_url(settings.url))
-        except ValueError as error:
-            raise Stop(f"redis.url: {error}") from error
-        if "path" in url:
-            raise Stop("redis.url: a Unix socket is not supported")
-        hello = []
-        if url.get("password"):
-            user = (url["username"],) if url.get("username") else ()
-            hello.append(_pack("AUTH", *user, url["password"]))
-        if url.get("db"):
-            hello.append(_pack("SELECT", url["db"]))
-        tls = ssl.create_default_context() if settings.url.startswith("rediss:") else None
-        self._links = [
-            Link(
-                network,
-                url.get("host") or "localhost",
-                int(url.get("port") or 6379),
-                hello=hello,
-                clock=clock,
-                timeout=settings.timeout,
-                tls=tls,
-            )
-            for _ in range(min(LINKS, settings.connections))
-        ]
+        self._servers = servers(
+            parse(settings.url),
+            network=network,
+            clock=clock,
+            timeout=settings.timeout,
+            links=settings.connections,
+        )
         self._metrics = metrics
         self._clock = clock
         self._timers: dict[str, Any] = {}
@@ -88,26 +66,36 @@ class Caller:
         if timer is None:
             timer = self._timers[name] = self._metrics.log_call_seconds.labels(name)
         start = self._clock.monotonic()
-        link = self._links[shard % len(self._links)]
-        try:
-            reply = await link.call(_pack(*command))
-        except Retry:
-            self._metrics.log_call_failed.labels(name).inc()
-            raise
+        packed = pack(*command)
+        for _ in range(MOVES):
+            link = self._servers.link(shard)
+            try:
+                reply = await link.call(packed)
+            except Retry:
+                self._servers.failed(shard)
+                self._metrics.log_call_failed.labels(name).inc()
+                raise
+            if not isinstance(reply, hiredis.ReplyError) or not self._servers.moved(shard, str(reply)):
+                break
         timer.observe(self._clock.monotonic() - start)
         if isinstance(reply, hiredis.ReplyError):
             text = str(reply)
             if text.startswith("NOSCRIPT"):
                 raise _Unknown
             self._metrics.log_call_failed.labels(name).inc()
-            if text.startswith(("READONLY", "LOADING", "MASTERDOWN", "MOVED", "CLUSTERDOWN")):
+            if text.startswith(_ELSEWHERE):
                 link.reset(text)  # the next call looks again for who is in charge
+                self._servers.failed(shard)
             raise Retry(f"redis: {name}: {text}")
         return reply
 
+    async def find(self, partitions: int) -> Sequence[int]:
+        """Find the servers; return a shard of each. Raises Retry."""
+        return await self._servers.start(partitions)
+
     async def close(self) -> None:
         """Close the links."""
-        await asyncio.gather(*(link.close() for link in self._links))
+        await self._servers.close()
 
 
 class _Unknown(Exception):  # noqa: N818
