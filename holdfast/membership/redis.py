@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from holdfast.clock import within
-from holdfast.errors import Retry
+from holdfast.errors import Retry, Stop
 from holdfast.membership.port import Node  # noqa: TC001 - msgspec reads the annotation
 from holdfast.membership.watchers import Known
 
@@ -77,6 +77,8 @@ class RedisDirectory:
     async def start(self) -> None:
         """See `Directory`."""
         if self._redis is None:
+            if self._redis_settings.url.startswith("redis+"):
+                raise Stop('redis.url: with membership.kind = "redis" it must name one server')
             settings = self._redis_settings
             self._redis = Redis.from_url(
                 settings.url,
