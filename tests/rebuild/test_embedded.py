@@ -173,6 +173,53 @@ async def test_one_who_is_ahead_is_not_reset() -> None:
         assert not bob.inbox
 
 
+async def test_a_new_subscriber_sees_no_replay() -> None:
+    """inv 4, 9: one who comes before the loss is noticed begins at the head that was, not at what is left."""
+    async with Cluster(partitions=PARTITIONS) as cluster:
+        alice, bob = await cluster.connect("alice"), await cluster.connect("bob")
+        await bob.subscribe(ROOM)
+        suffix = Suffix()
+        for number in range(5):
+            await alice.send(ROOM, "n", number)
+            if number == 1:
+                await cluster.advance(0.5)
+                suffix.keep(cluster)
+        assert [(await bob.receive()).data for _ in range(5)] == list(range(5))
+        carl = await cluster.connect("carl")
+        suffix(cluster)
+        subscribing = asyncio.ensure_future(carl.client.subscribe(ROOM))
+        await cluster.advance(3)
+        subscribed = await subscribing
+        assert subscribed.seq == 5
+        assert not carl.inbox
+        assert bob.resets == []
+
+
+async def test_a_node_that_was_forgotten_compares_heads() -> None:
+    """inv 4, 9: what was appended while a node was in no route is found when its routes are written again."""
+    async with Cluster(access=2, partitions=PARTITIONS) as cluster:
+        bob = await cluster.connect("bob", node=1)
+        await bob.subscribe(ROOM)
+        await cluster.publish(ROOM, "n", 0)
+        assert (await bob.receive()).data == 0
+        log = cluster.embedded.access[1].parts.log
+        real, held = log.update, asyncio.Event()
+
+        async def update(shard: int, change: Any) -> int:
+            await held.wait()
+            return int(await real(shard, change))
+
+        log.update = update
+        flush(cluster)
+        await cluster.advance(3)
+        await cluster.publish(ROOM, "n", 1)
+        await cluster.advance(3)
+        assert not bob.inbox  # it is in the log; nobody knows that bob's node wants it
+        held.set()
+        await cluster.advance(2)
+        assert [message.data for message in bob.inbox] == [1]
+
+
 async def test_state_survives_a_flush() -> None:
     """inv 9: a member stays one, one who left stays out, and a join comes before what was sent after it."""
     async with Cluster(partitions=PARTITIONS) as cluster:
