@@ -215,7 +215,7 @@ class Delivery:
                 channel.epoch = newest.epoch
             else:
                 if older(newest, channel.epoch):
-                    flow.again = True
+                    self._reader.later(functools.partial(self.look, channel))
                 else:
                     self._switch(channel, newest)
                 self._synced(channel)

@@ -49,6 +49,10 @@ class Reader:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def later(self, call: Callable[[], None]) -> None:
+        """Make a call that reads again what was read from a store that is behind."""
+        self._clock.call_later(FIRST_DELAY, call)
+
     def stop(self) -> None:
         """Read no more."""
         for task in self._tasks:
