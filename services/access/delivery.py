@@ -226,7 +226,9 @@ class Delivery:
         if newest.head > channel.seq and newest.epoch == channel.epoch and flow.heard is None:
             flow.heard = (newest.epoch, newest.head)  # more than a page is missing
         flow.left -= 1
-        if flow.left == 0:
+        if flow.left == 0 and newest.head < channel.seq:
+            self._reader.later(functools.partial(self._synced, channel))  # the store is behind
+        elif flow.left == 0:
             self._synced(channel)
 
     def _hand_out(self, channel: Channel, flow: Flow, start: int, view: View) -> None:
