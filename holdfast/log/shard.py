@@ -7,11 +7,11 @@ copy back. All decisions follow from the records alone, but for how long bodies 
 from __future__ import annotations
 
 import copy
-from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast import records
 from holdfast.errors import Stop
+from holdfast.log.channels import Bodies, Header, Seen
 from holdfast.log.facts import Fact, Facts, generation_of, skipped
 from holdfast.log.nodes import Nodes
 from holdfast.log.port import (
@@ -28,7 +28,7 @@ from holdfast.log.port import (
     View,
     Watermark,
 )
-from holdfast.log.rules import AGED, SWEEP, idle_limit, older, retention
+from holdfast.log.rules import AGED, SWEEP, older, retention
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,58 +39,6 @@ if TYPE_CHECKING:
 
 
 _OPS = frozenset(int(op) for op in Op)
-
-
-class Header:
-    """What a channel is: its epoch, the seq that comes next, the time of its last record."""
-
-    __slots__ = ("epoch", "keep_ms", "next", "ts")
-
-    def __init__(self, epoch: str) -> None:
-        self.epoch = epoch
-        self.next = 1
-        self.ts = 0
-        self.keep_ms = 0
-
-    def idle(self, now_ts: int) -> bool:
-        """Tell whether the channel had no record for so long that it begins again."""
-        return now_ts - self.ts > idle_limit(self.keep_ms)
-
-
-class Bodies:
-    """A channel's list. The entry at index i has the seq `next - len + i`."""
-
-    __slots__ = ("entries", "until_ms")
-
-    def __init__(self) -> None:
-        self.entries: deque[bytes] = deque()
-        self.until_ms = 0
-
-
-class Seen:
-    """Deduplication: two maps, looked up in both, written to the current one, rotated by record time."""
-
-    def __init__(self) -> None:
-        self.window = NEW
-        self.current: dict[tuple[str, str], tuple[int, int | str]] = {}
-        self.previous: dict[tuple[str, str], tuple[int, int | str]] = {}
-
-    def advance(self, ts: int) -> None:
-        """Let record time move on, never back."""
-        window = ts // WINDOW_MS
-        if window > self.window:
-            self.previous = self.current if window == self.window + 1 else {}
-            self.current = {}
-            self.window = window
-
-    def get(self, channel: str, source: str) -> tuple[int, int | str] | None:
-        """Return what was written of a source, if it was within the last two windows."""
-        key = channel, source
-        return self.current.get(key) or self.previous.get(key)
-
-    def put(self, channel: str, source: str, score: int, content: int | str = 0) -> None:
-        """Write."""
-        self.current[channel, source] = (score, content)
 
 
 class Shard:
