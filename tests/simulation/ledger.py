@@ -183,6 +183,13 @@ class Ledger:
         if message not in self._inbound:
             self.violated(1, f"{key} was acked and is not in the queue")
 
+    def refused(self, message: str) -> None:
+        """Take a refusal, after its ack, that is known to be wrong and not yet mended."""
+        self.counts["refused by a stale store"] += 1
+        for sent in self.sends.values():
+            if sent.id == message:
+                sent.state = "refused"
+
     def answered(self, channel: str, key: str, message: str) -> None:
         """Take the API's answer to a publish with an idempotency key."""
         self.counts["published"] += 1

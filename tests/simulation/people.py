@@ -73,6 +73,7 @@ class Person:
         spawn = self.world.loop.spawn
         spawn(self.process, self._program())
         spawn(self.process, self._send())
+        spawn(self.process, self._asides())
 
     # programs
 
@@ -124,6 +125,8 @@ class Person:
         @client.on("disconnected")
         def disconnected(frame: Any) -> None:
             ledger.note(f"{self.name}: disconnected, {frame.code} {frame.reason}")
+            if "jumped from" in frame.reason or "without a reset" in frame.reason:
+                ledger.violated(4, f"{self.name}: {frame.reason}")  # the client's own guard held
 
         @client.on("error")
         def error(trouble: Any) -> None:
@@ -155,6 +158,7 @@ class Person:
 
     async def restart(self, *, forget: bool) -> None:
         """End the program and start it again, with what it remembers or without."""
+        self.check()
         client, self.client = self.client, None
         self._ready.clear()
         if client is not None:
@@ -164,16 +168,40 @@ class Person:
             self.world.memories.append(self.memory)
         await self._program()
 
+    def check(self) -> None:
+        """Check what the client library has silently put right."""
+        if self.client is not None and self.client._state.duplicates:
+            self.world.ledger.violated(4, f"{self.name} was sent messages twice")
+
     # sending
+
+    async def _asides(self) -> None:
+        """Subscribe to channels of its own at about the time at which the only message comes there."""
+        world = self.world
+        for number in range(3):
+            await asyncio.sleep(self.random.uniform(0.2, world.plan.seconds / 3))
+            client = self.client
+            if client is None or client.session is None or self._stopping:
+                continue
+            channel = f"room:{self.name}.{number}"
+            world.loop.spawn(world.caller.process, world.caller.say(channel))
+            await asyncio.sleep(self.random.uniform(0.0, 12.0) * world.plan.latency)
+            try:
+                await client.subscribe(channel)
+            except (Retry, Reject, Closed) as error:
+                world.ledger.note(f"{self.name}: {channel}: {error}")
 
     async def _send(self) -> None:
         plan = self.world.plan
         pace = plan.seconds / max(plan.sends, 1)
         await self._ready.wait()
         while self._sent < plan.sends and not self._stopping:
-            for _ in range(self.random.choice((1, 1, 1, 4))):
+            many, pause = self.random.choice(((1, 0.0), (1, 0.0), (1, 0.0), (4, 0.0), (12, plan.latency)))
+            for _ in range(many):
                 self._sent += 1
                 self.world.loop.spawn(self.process, self._one(f"{self.name}#{self._sent}"))
+                if pause:
+                    await asyncio.sleep(pause * self.random.random())
             await asyncio.sleep(self.random.expovariate(1 / pace))
 
     def stop(self) -> None:
@@ -230,8 +258,21 @@ class Caller:
             await asyncio.sleep(self.random.expovariate(1 / pace))
             self.world.loop.spawn(self.process, self._one(f"api#{number}"))
 
+    async def say(self, channel: str) -> None:
+        """Publish once, without a key: whether it was is not known unless it is answered."""
+        body = {"channel": channel, "type": "note", "data": {}}
+        try:
+            status, answer = await asyncio.wait_for(self.call("POST", "/v1/publish", body), 8.0)
+        except (OSError, TimeoutError):
+            return
+        if status == 200:
+            self.world.ledger.answered(channel, "", answer["id"])
+
     async def _one(self, key: str) -> None:
         channel = self.random.choice((ROOM, "user:u1", f"group:{GROUP}"))
+        if self.random.random() < 0.4:
+            await self.say(channel)
+            return
         body = {"channel": channel, "type": "note", "data": {"key": key}, "id": key}
         answer = await self.until_answered("POST", "/v1/publish", body)
         if answer is not None:
@@ -245,7 +286,7 @@ class Caller:
             world.members.add(user)
             world.ledger.note(f"{user} is a member")
             world.joined += [
-                (person, person.memory, session, world.head(f"group:{GROUP}"))
+                (person, person.memory, session, world.known_head(f"group:{GROUP}"))
                 for person, session in there
                 if session
             ]

