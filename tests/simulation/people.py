@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROOM: Final = "room:live"
 GROUP: Final = "team"
+BURSTS: Final = ((1, 0.0), (1, 0.0), (4, 0.0), (12, 0.004), (20, 0.1))
+"""How many sends in a row, and how far apart (s): some are on their way when others fail."""
 
 
 def handlers(world: World) -> App:
@@ -196,7 +198,7 @@ class Person:
         pace = plan.seconds / max(plan.sends, 1)
         await self._ready.wait()
         while self._sent < plan.sends and not self._stopping:
-            many, pause = self.random.choice(((1, 0.0), (1, 0.0), (1, 0.0), (4, 0.0), (12, plan.latency)))
+            many, pause = self.random.choice(BURSTS)
             for _ in range(many):
                 self._sent += 1
                 self.world.loop.spawn(self.process, self._one(f"{self.name}#{self._sent}"))

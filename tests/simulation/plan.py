@@ -86,6 +86,10 @@ def _fault(random: Random, plan: Plan) -> Fault:
     match kind:
         case "crash":
             return Fault(at, random.choice(("crash", "crash_silent")), seconds, (node,))
+        case "pause" if random.random() < 0.3:
+            # Long enough for a successor, and over while the run still goes on: a zombie.
+            start = round(random.uniform(0.5, max(1.0, plan.seconds - 13.0)), 3)
+            return Fault(start, kind, round(random.uniform(7.5, 12.0), 3), (node,))
         case "stop" | "pause" | "slow":
             return Fault(at, kind, seconds, (node,), share)
         case "cut":

@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "400"))
+import pytest
+
+from tests.simulation.mutations import MUTATIONS, Mutation, mutated
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "300"))
 
 
 def simulate(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
@@ -70,3 +74,10 @@ def test_a_seed_is_the_same_run_every_time(tmp_path: Path) -> None:
         )
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.what)
+def test_mutations_are_of_the_code_as_it_is(mutation: Mutation) -> None:
+    """The deliberate breakages of docs/simulation.md can still be carried out."""
+    _, source = mutated(mutation)
+    compile(source, mutation.where, "exec")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import web_app
+
 from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
@@ -474,6 +476,9 @@ def _bury(world: World) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)  # tasks of the dead that never had a turn
         world.loop._tasks.clear()
         world.__dict__.clear()
+        for kept in vars(web_app).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()  # it would keep the runs' API servers, and with them everything
         gc.enable()
         gc.collect()
     finally:
