@@ -44,6 +44,7 @@ class Produce:
         self._incarnation = incarnation
         self._request_deadline = request_deadline
         self._producer: Producer | None = None
+        self._last: dict[int, asyncio.Future[int]] = {}
         self._events: dict[str, tuple[records.SessionEvent, object]] = {}
         self._again: dict[str, tuple[records.SessionEvent, object]] = {}
         self._cursors: collections.OrderedDict[tuple[str, str, str], records.Cursor] = (
@@ -88,7 +89,7 @@ class Produce:
         )
 
     def _sent(self, driver: Driver, n: int, message: str, began: float, future: asyncio.Future[int]) -> None:
-        if _failed(future):
+        if self._told(future):
             driver.machine.failed(n, "it is not known whether the message was stored; send it again")
         else:
             self._metrics.access_ack_seconds.observe(self._clock.monotonic() - began)
@@ -113,13 +114,25 @@ class Produce:
             deadline=now + int(self._request_deadline * 1000),
         )
         # One that fails is answered at its deadline, as one that nobody handled.
-        self._inbound(session.user, record).add_done_callback(_failed)
+        self._inbound(session.user, record).add_done_callback(self._told)
 
     def _inbound(self, user: str, record: records.Inbound) -> asyncio.Future[int]:
         assert self._producer is not None
-        return self._producer.produce(
-            "inbound", partition_of(user, self._bus.partitions), user.encode(), records.encode(record)
-        )
+        partition = partition_of(user, self._bus.partitions)
+        last = self._last.get(partition)
+        if last is not None and last.done() and _failed(last):
+            # Who sent it learns so in the loop's next turn: until then nothing may go past it (inv 12).
+            raise Retry("a record before this one has just failed")
+        future = self._producer.produce("inbound", partition, user.encode(), records.encode(record))
+        self._last[partition] = future
+        return future
+
+    def _told(self, future: asyncio.Future[int]) -> bool:
+        """Tell whether a record failed, to whoever sent it: those before it in its partition know already."""
+        failed = _failed(future)
+        if failed:
+            self._last = {partition: last for partition, last in self._last.items() if last is not future}
+        return failed
 
     # session events
 
@@ -143,7 +156,7 @@ class Produce:
         future.add_done_callback(functools.partial(self._emitted, record, done))
 
     def _emitted(self, record: records.SessionEvent, done: object, future: asyncio.Future[int]) -> None:
-        if _failed(future):
+        if self._told(future):
             if record.kind == "disconnect" or f"{record.session}/disconnect" not in self._events:
                 self._again[record.id] = (record, done)
             else:
