@@ -472,6 +472,7 @@ def _fixed_hash() -> bool:
 def _bury(world: World) -> None:
     """Let go of a run: what its unfinished code does on the way out concerns nobody."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    logging.disable()
     try:
         warnings.simplefilter("ignore", RuntimeWarning)  # tasks of the dead that never had a turn
         world.loop._tasks.clear()
@@ -482,4 +483,5 @@ def _bury(world: World) -> None:
         gc.enable()
         gc.collect()
     finally:
+        logging.disable(logging.NOTSET)
         sys.unraisablehook = hook
