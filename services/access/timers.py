@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 NEVER: Final = 0
 SLICE_SECONDS: Final = 0.002
+STOPPED_SECONDS: Final = 2.0
+"""Time between two turns above which it does not count: this process stood still, and what clients wrote
+meanwhile waits to be read. Without this the first thing they would hear is that they were silent, or late."""
+
 _LOOK: Final = 32
 
 
@@ -68,6 +72,9 @@ class TimerWheel:
     def _turn(self) -> None:
         assert self._timer is not None
         now = int((self._clock.monotonic() - self._began) / self.every + 1e-6) + 1
+        if (stopped := now - self.tick - self.ticks(STOPPED_SECONDS)) > 0:
+            self._began += stopped * self.every
+            now -= stopped
         while self.tick < now:
             self.tick += 1
             for timed in self._buckets.pop(self.tick, ()):

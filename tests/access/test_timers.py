@@ -6,6 +6,15 @@ from holdfast.clock import ManualClock
 from services.access.timers import NEVER, TimerWheel
 
 
+class Stopped(ManualClock):
+    """A clock that may have gone on while nobody looked."""
+
+    stopped = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.stopped
+
+
 class Timed:
     def __init__(self, wheel: TimerWheel, then: int = NEVER) -> None:
         self.wheel = wheel
@@ -51,4 +60,22 @@ async def test_a_crowd_of_one_second_is_checked() -> None:
         wheel.put(timed, 4)
     await clock.advance(3)
     assert all(timed.checked == [4] or len(timed.checked) == 1 for timed in crowd)
+    wheel.stop()
+
+
+async def test_time_in_which_the_process_stood_still_does_not_count() -> None:
+    """After a stop of a minute nobody is due who would not have been within two seconds of it."""
+    clock = Stopped()
+    wheel = TimerWheel(clock, 0.5, lambda: None)
+    wheel.start()
+    soon, late = Timed(wheel), Timed(wheel)
+    wheel.put(soon, wheel.tick + wheel.ticks(1))
+    wheel.put(late, wheel.tick + wheel.ticks(5))
+    clock.stopped = 60.0
+    await clock.advance(0.5)
+    assert (len(soon.checked), len(late.checked)) == (1, 0)
+    await clock.advance(2.5)
+    assert len(late.checked) == 0
+    await clock.advance(1.0)
+    assert len(late.checked) == 1
     wheel.stop()
