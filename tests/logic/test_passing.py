@@ -76,7 +76,7 @@ async def test_a_message_without_a_handler_goes_to_its_channel_as_it_is(world):
 async def test_policies(world, to, granted, code):
     """inv 11: what the policy and the token's grant do not allow is refused to its connection."""
     world.send("alice", 1, to, granted=granted)
-    await world.clock.advance(1)
+    await world.clock.advance(3)
     if not code:
         assert [m["channel"] for m in world.messages()] == [to]
         assert world.replies() == []
@@ -99,10 +99,26 @@ async def test_members_may_send_to_their_group(world):
         world.send("alice", n, "group:g", data=n)
         world.send("eve", n, "group:g", data=n)
     await world.clock.advance(1)
+    assert world.replies() == []
+    await world.clock.advance(2)
     assert [m["data"] for m in world.messages()] == list(range(20))
     assert {m["from"] for m in world.messages()} == {"alice"}
     assert [frame["code"] for frame in world.replies()] == ["forbidden"] * 20
-    assert world.log.reads <= 2
+    assert world.log.reads <= 3  # who is no member is looked up once more
+
+
+async def test_a_store_of_the_past_refuses_no_member(world):
+    """inv 9: while a store that lost its last writes is not yet known to have, nobody is refused by it."""
+    shard = records_shard("group:g")
+    world.send("alice", 1, "group:g", data=1)
+    world.send("alice", 2, "room:r", data=2)
+    await world.clock.advance(1)
+    assert world.messages() == []
+    world.broker.append("outbound", shard, b"group:g", records.encode(join("g", "alice")), ())
+    await world.apply()
+    await world.clock.advance(2)
+    assert [m["data"] for m in world.messages() if m["channel"] == "group:g"] == [1]
+    assert world.replies() == []
 
 
 async def test_only_those_who_need_the_log_wait_for_it(world):
