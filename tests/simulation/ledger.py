@@ -71,6 +71,7 @@ class Ledger:
         self._now = now
         self._keep = keep
         self._inbound: set[str] = set()
+        self._refused: set[str] = set()
         self._outbound: set[str] = set()
         self._numbers: dict[tuple[str, str], int] = {}
         self._scores: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
@@ -120,7 +121,7 @@ class Ledger:
             return
         scores = self._scores[message.channel, message.source]
         if message.score not in scores:
-            if scores and message.score < max(scores):
+            if scores and message.score < max(scores) and members.get("cause") not in self._refused:
                 text = f"{message.score} of {message.source!r} first came after {max(scores)}"
                 self.violated(12, f"{message.channel}: score {text}")
             scores.append(message.score)
@@ -186,6 +187,7 @@ class Ledger:
     def refused(self, message: str) -> None:
         """Take a refusal, after its ack, that is known to be wrong and not yet mended."""
         self.counts["refused by a stale store"] += 1
+        self._refused.add(message)
         for sent in self.sends.values():
             if sent.id == message:
                 sent.state = "refused"

@@ -47,9 +47,10 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield but(faults=faults[len(faults) // 2 :])
     for index in range(len(faults)):
         yield but(faults=faults[:index] + faults[index + 1 :])
-    if plan.people > 1:
-        yield but(people=plan.people // 2)
-        yield but(people=plan.people - 1)
+    named = {who for fault in faults for who in fault.names}
+    for count in (plan.people // 2, plan.people - 1):
+        if count and not any(f"phone-{number}" in named for number in range(count + 1, plan.people + 1)):
+            yield but(people=count)
     if plan.publishes:
         yield but(publishes=0)
     if plan.sends > 1:
@@ -57,7 +58,7 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
     for name, least in (("access", 1), ("logic", 1), ("dispatch", 1), ("partitions", 1)):
         if getattr(plan, name) > least:
             count = getattr(plan, name) - 1
-            if not any(who == f"{name}-{count + 1}" for fault in faults for who in fault.names):
+            if f"{name}-{count + 1}" not in named:
                 yield but(**{name: count})
     last = max((fault.at + fault.seconds for fault in faults), default=0.0)
     if plan.seconds > 1.5 * max(last, 1.0):

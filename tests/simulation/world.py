@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
 GROUP_CHANNEL: Final = f"group:{GROUP}"
-STALE: Final = 3.0
-"""Seconds in which a store that lost writes is read as if it had not: who has just joined a group may be
-refused then. Known and open, so it is counted (`refused by a stale store`) and not held against a run."""
+STALE: Final = 15.0
+"""Seconds in which a store may answer from the past, when it lost writes while its dispatcher was away too:
+who has just joined a group may be refused then. It is counted, and not held against a run."""
 
 QUIET_LIMIT: Final = 60.0
 """Simulated seconds after everything was healed by which all must have come to rest."""
@@ -352,7 +352,11 @@ class World:
         if trouble.code == "forbidden" and trouble.id and self.loop.now - self.lost_at < STALE:
             self.ledger.refused(trouble.id)
             return
-        if trouble.code not in ("draining", "superseded", "slow", "overloaded", "silent", "fenced"):
+        if trouble.code == "connect_first":
+            # It stood still while it connected. The code says not to come back: the program begins anew.
+            person = next(person for person in self.people if person.name == name)
+            self.loop.spawn(person.process, person.restart(forget=False))
+        elif trouble.code not in ("draining", "superseded", "slow", "overloaded", "silent", "fenced"):
             self.ledger.violated(11, f"{name} was told {trouble.code}: {trouble.message}")
 
     def _error(self, context: dict[str, Any]) -> None:
