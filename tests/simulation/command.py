@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.simulation.plan import CLASSES, DEFAULT, draw
+from tests.simulation.run import Result, simulate
 from tests.simulation.search import ROOT, search, summary
 from tests.simulation.shrink import shrink
-from tests.simulation.world import Result, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

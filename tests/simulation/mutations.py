@@ -37,8 +37,8 @@ MUTATIONS: Final = (
         1,
         "access acks a send whose produce failed",
         "services.access.produce:Produce._sent",
-        "if _failed(future):",
-        "if _failed(future) and False:",
+        "if self._told(future):",
+        "if self._told(future) and False:",
     ),
     Mutation(
         2,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tests.simulation.plan import draw
-from tests.simulation.world import simulate
+from tests.simulation.run import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

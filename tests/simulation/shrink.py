@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from tests.simulation.world import Result, simulate
+from tests.simulation.run import Result, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import sys
-import warnings
-from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
-
-from aiohttp import web_app
 
 from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
@@ -22,12 +16,11 @@ from services.access.service import build as build_access
 from services.dispatch.service import build as build_dispatch
 from services.embedded.cluster import ready_settings
 from services.logic.service import build as build_logic
-from tests.simulation import chance
 from tests.simulation.directory import SimConsul, SimDirectory
 from tests.simulation.disturb import DEATH_LIMIT, STOP_LIMIT, Disturber
 from tests.simulation.kafka import SimBus, SimKafka
-from tests.simulation.ledger import Ledger, Memory, Violation
-from tests.simulation.loop import Deadlock, Livelock, Process, SimClock, SimLoop
+from tests.simulation.ledger import Ledger, Memory
+from tests.simulation.loop import Process, SimClock, SimLoop
 from tests.simulation.network import HostNetwork, Links, SimNetwork
 from tests.simulation.people import GROUP, ROOM, Caller, Person, handlers
 from tests.simulation.redis import SimLog, SimRedis
@@ -46,19 +39,6 @@ QUIET_LIMIT: Final = 60.0
 """Simulated seconds after everything was healed by which all must have come to rest."""
 
 RESTART: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run was: `trace` is the same for the same seed."""
-
-    plan: Plan
-    violations: tuple[Violation, ...]
-    trace: int
-    seconds: float
-    turns: int
-    counts: dict[str, int]
-    history: tuple[str, ...] = field(default=(), repr=False)
 
 
 class Node:
@@ -432,60 +412,3 @@ def simulated_settings(plan: Plan) -> Settings:
         redis={"timeout": 1.0},
         process={"drain_seconds": 4.0},
     )
-
-
-def simulate(plan: Plan, *, keep: bool = False) -> Result:
-    """Run a plan. `keep` the history and all that is logged: it takes longer."""
-    if sys.flags.hash_randomization and not _fixed_hash():
-        raise RuntimeError("run with PYTHONHASHSEED=0: the order of sets follows from it")
-    with chance.seeded(str(plan.seed)):
-        gc.disable()
-        world = World(plan, keep=keep)
-        root = logging.getLogger()
-        level = root.level
-        root.addHandler(world._handler)
-        root.setLevel(logging.DEBUG if keep else logging.ERROR)
-        try:
-            world.loop.run_until_complete(world.run())
-        except (Deadlock, Livelock) as error:
-            world.ledger.violated(7, f"{type(error).__name__}: {error}")
-        finally:
-            root.removeHandler(world._handler)
-            root.setLevel(level)
-            world.loop.close()
-        ledger = world.ledger
-        result = Result(
-            plan,
-            tuple(ledger.violations),
-            hash((world.loop.trace, tuple(sorted(ledger.counts.items())))),
-            world.loop.now,
-            world.loop.turns,
-            dict(ledger.counts),
-            tuple(ledger.history),
-        )
-        _bury(world)
-        return result
-
-
-def _fixed_hash() -> bool:
-    import os
-
-    return os.environ.get("PYTHONHASHSEED") == "0"
-
-
-def _bury(world: World) -> None:
-    """Let go of a run: what its unfinished code does on the way out concerns nobody."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    logging.disable()
-    try:
-        warnings.simplefilter("ignore", RuntimeWarning)  # tasks of the dead that never had a turn
-        world.loop._tasks.clear()
-        world.__dict__.clear()
-        for kept in vars(web_app).values():
-            if hasattr(kept, "cache_clear"):
-                kept.cache_clear()  # it would keep the runs' API servers, and with them everything
-        gc.enable()
-        gc.collect()
-    finally:
-        logging.disable(logging.NOTSET)
-        sys.unraisablehook = hook
