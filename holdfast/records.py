@@ -268,7 +268,7 @@ def checksum(value: bytes) -> int:
 def dead_headers(
     reason: str, detail: str, topic: str, partition: int, offset: int
 ) -> tuple[tuple[str, bytes], ...]:
-    """Return the headers of a dead letter: why, and where its original was; key and value are the original's."""
+    """Return a dead letter's headers: why, and where its original was; key and value are the original's."""
     return (
         ("reason", reason.encode()),
         ("detail", detail.encode()),

@@ -80,7 +80,9 @@ class Kafka(_Section, frozen=True):
 class Redis(_Section, frozen=True):
     """Logs, routes and sessions."""
 
-    url: Annotated[str, _about("redis://[user:password@]host:port/db; see docs/redis.md for Sentinels and Cluster")] = "redis://127.0.0.1:6379/0"
+    url: Annotated[
+        str, _about("redis://[user:password@]host:port/db; see docs/redis.md for Sentinels and Cluster")
+    ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, _about("start of every key")] = "hf"
     timeout: Annotated[Seconds, _about("seconds after which a call fails with a retry")] = 3.0
     connections: Annotated[Positive, _about("connections of one process, at most")] = 16

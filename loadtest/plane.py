@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
-from deploy.local.cluster import LocalCluster
 
+from deploy.local.cluster import LocalCluster
 from holdfast.auth import Issuer
 from holdfast.settings import load
 from loadtest.native import Program, cpu_seconds, resident

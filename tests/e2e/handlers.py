@@ -1,0 +1,29 @@
+"""Handlers of the end-to-end tests."""
+
+from holdfast import App, Context, Message, Refuse
+
+app = App()
+
+
+@app.on("echo.to")
+async def echo_to(ctx: Context, message: Message) -> None:
+    """Publish what came in to the channel that the message itself names."""
+    ctx.publish(message.data["channel"], "echoed", message.data["body"])
+
+
+@app.on("refuse.me")
+async def refuse(ctx: Context, message: Message) -> None:
+    """Refuse everything."""
+    raise Refuse("rejected", "this handler refuses everything")
+
+
+@app.on("fail.me")
+async def fail(ctx: Context, message: Message) -> None:
+    """Fail each time."""
+    raise ValueError("this handler fails")
+
+
+@app.on_request("add")
+async def add(ctx: Context, request: Message) -> int:
+    """Answer with the sum."""
+    return sum(request.data)
