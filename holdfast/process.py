@@ -26,7 +26,7 @@ from holdfast.parts import Parts
 from holdfast.settings import Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from holdfast.bus.port import Bus
     from holdfast.log.port import Log
@@ -157,7 +157,7 @@ async def _run(
             waiting_for.clear()
             gc.collect()
             gc.freeze()
-            _write_ready(settings, role, name, number, {"metrics": health.port, **service.details()})
+            write_ready(settings, role, name, number, {"metrics": health.port, **service.details()})
             log.info("serving", extra=service.details())
             await ended
             log.info("stopping")
@@ -207,7 +207,8 @@ async def _watch_stall(metrics: Metrics) -> None:
         metrics.loop_stall_seconds.observe(max(loop.time() - due, 0.0))
 
 
-def _write_ready(settings: Settings, role: Role, name: str, number: int, details: dict[str, Any]) -> None:
+def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:
+    """Write `process.ready_file`, where one is set: it serves from now on, and on which ports."""
     if not settings.process.ready_file:
         return
     path = Path(settings.process.ready_file + (f".{number}" if settings.process.workers > 1 else ""))

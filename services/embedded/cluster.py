@@ -48,7 +48,7 @@ class Service(Protocol):
 class Embedded:
     """One cluster. `access`, `logic` and `dispatch` say how many of each; several need port 0.
 
-    `routes` adds what is served beside the API.
+    `routes` adds what is served beside the API. With `metrics` all share them; else each has its own.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Embedded:
         dispatch: int = 1,
         network: Network | None = None,
         clock: Clock | None = None,
+        metrics: Metrics | None = None,
         routes: Callable[[web.Application], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -75,12 +76,13 @@ class Embedded:
         self.dispatch: list[Service] = []
         self._counts = {"dispatch": dispatch, "access": access, "logic": logic}
         self._parts: list[Parts] = []
+        self._metrics = metrics
         self._routes = routes
 
     def parts(self) -> Parts:
         """Return what one more process of this cluster would be built from."""
         settings = self.settings
-        metrics = Metrics()
+        metrics = self._metrics or Metrics()
         made = Parts(
             settings=settings,
             clock=self.clock,
@@ -135,6 +137,17 @@ class Embedded:
             await parts.log.close()
             await parts.bus.close()
         self._parts.clear()
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that the services listen on, by listener; of several alike, the last one's."""
+        services = (*self.access, *self.logic)
+        return {
+            name: port
+            for service in services
+            for name, port in service.details().items()
+            if isinstance(port, int)
+        }
 
     def problems(self) -> list[str]:
         """Return what keeps any of the services from serving."""

@@ -11,9 +11,12 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from holdfast import __version__
 from holdfast.errors import Stop
 from holdfast.observe import logs
-from holdfast.process import run_loop
+from holdfast.observe.health import HealthServer
+from holdfast.observe.metrics import Metrics
+from holdfast.process import run_loop, write_ready
 from holdfast.settings import PREFIX, Settings, load
 
 from ..logic.service import load_app  # noqa: TID252 - a wheel has this package under another name
@@ -21,7 +24,7 @@ from .cluster import Embedded, ready_settings
 from .routes import add_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from holdfast.app import App
 
@@ -53,13 +56,19 @@ def dev_settings() -> Settings:
         process["host"] = _LOCAL
     if f"{PREFIX}PROCESS_LOG_LEVEL" not in os.environ:
         process["log_level"] = "warning"
+    if f"{PREFIX}PROCESS_METRICS_PORT" not in os.environ:
+        process["metrics_port"] = 0  # the usual one is often a node exporter's; nobody scrapes this by heart
     if f"{PREFIX}KAFKA_PARTITIONS" not in os.environ:
         own["kafka"] = {"partitions": _PARTITIONS, "replication": 1}
     return ready_settings(settings, secret=secrets.token_urlsafe(32), process=process, **own)
 
 
 def _ports(settings: Settings) -> Sequence[tuple[str, int]]:
-    ports = [("access.websocket_port", settings.access.websocket_port), ("api.port", settings.api.port)]
+    ports = [
+        ("access.websocket_port", settings.access.websocket_port),
+        ("api.port", settings.api.port),
+        ("process.metrics_port", settings.process.metrics_port),
+    ]
     return [*ports, ("access.tcp_port", settings.access.tcp_port)] if settings.access.tcp else ports
 
 
@@ -81,29 +90,37 @@ async def _serve(settings: Settings, app: App) -> int:
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopping.set)
-    cluster = Embedded(settings, app=app, routes=lambda web: add_routes(web, settings))
+    metrics = Metrics()
+    metrics.build_info.labels(__version__).set(1)
+    cluster = Embedded(settings, app=app, metrics=metrics, routes=lambda web: add_routes(web, settings))
+    health = HealthServer(settings.process.host, settings.process.metrics_port, metrics, cluster.problems)
+    await health.start()
     await cluster.start()
     try:
-        print(welcome(settings), flush=True)  # noqa: T201 - this is what the command is for
+        ports = cluster.ports | {"metrics": health.port}
+        write_ready(settings, "dev", "dev", 0, ports)
+        print(welcome(settings, ports), flush=True)  # noqa: T201 - this is what the command is for
         await stopping.wait()
     finally:
         await cluster.stop()
+        await health.stop()
     return 0
 
 
-def welcome(settings: Settings) -> str:
-    """Return what a newcomer reads first."""
+def welcome(settings: Settings, ports: Mapping[str, int]) -> str:
+    """Return what a newcomer reads first; `ports` are those that are listened on, by listener."""
     host = _LOCAL if settings.process.host in ("0.0.0.0", "::", "") else settings.process.host  # noqa: S104
-    api = f"http://{host}:{settings.api.port}"
+    api = f"http://{host}:{ports['api']}"
     key = settings.api.keys[0]
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     return f"""
 {bold}Holdfast is running in this process, on memory: what it holds is gone when it ends.{plain}
 
   The demo page   {bold}{api}/{plain}    open it twice, with two names
-  WebSocket       ws://{host}:{settings.access.websocket_port}{settings.access.websocket_path}
-  TCP             {host}:{settings.access.tcp_port}
+  WebSocket       ws://{host}:{ports["websocket"]}{settings.access.websocket_path}
+  TCP             {f"{host}:{ports['tcp']}" if "tcp" in ports else "off"}
   HTTP API        {api}/v1/    API key: {key}
+  Metrics         http://{host}:{ports["metrics"]}/metrics
 
   Publish to everybody in the lobby:
 

@@ -82,7 +82,7 @@ async def test_a_group_s_members_are_subscribed_without_asking(people, eventuall
     assert f"group:{group}" in late.session.channels
 
     eve = await people.join(people.name("eve"), 0)
-    refused = []
+    refused: list[object] = []
     eve.on("error")(refused.append)
     await eve.send(f"group:{group}", "text", "let me in")
 
@@ -110,7 +110,7 @@ async def test_a_handler_publishes_refuses_and_fails(people, eventually):
     """Outputs appear; a refusal and a failure reach the sender after its ack."""
     bob = people.name("bob")
     a, b = await people.join(people.name("alice"), 0), await people.join(bob, 1)
-    told = []
+    told: list[object] = []
     a.on("error")(told.append)
     await a.send("room:any", "echo.to", {"channel": f"user:{bob}", "body": "hello"})
     (message,) = await take(b, 1)

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2:]))
 """
 
 
+@pytest.mark.cluster  # slow as those are: it makes an environment of its own
 @pytest.mark.timeout(300)
 def test_a_wheel_in_an_empty_environment_runs_dev_and_passes_an_exchange(tmp_path):
     """pip install of the wheel gives a working `holdfast dev`, client included."""
@@ -60,9 +62,10 @@ def test_a_wheel_in_an_empty_environment_runs_dev_and_passes_an_exchange(tmp_pat
         )
     try:
         ready = _wait_for(tmp_path / "ready.json", process)
-        tokens = [_token(ready["api"], user) for user in ("alice", "bob")]
+        api, url = f"http://127.0.0.1:{ready['api']}", f"ws://127.0.0.1:{ready['websocket']}/ws"
+        tokens = [_token(api, user) for user in ("alice", "bob")]
         done = subprocess.run(
-            [python, "-c", EXCHANGE, ready["websocket"], *tokens],
+            [python, "-c", EXCHANGE, url, *tokens],
             cwd=tmp_path,
             env=environ,
             check=True,
@@ -71,18 +74,21 @@ def test_a_wheel_in_an_empty_environment_runs_dev_and_passes_an_exchange(tmp_pat
             timeout=30,
         )
         assert "GOT alice from the wheel" in done.stdout
+        with urllib.request.urlopen(f"http://127.0.0.1:{ready['metrics']}/readyz") as answer:
+            assert json.load(answer)["ready"]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
 
 
-def _wait_for(path: Path, process: subprocess.Popen) -> dict:
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     end = time.monotonic() + 30
     while not path.exists():
         assert process.poll() is None, f"it ended: {(path.parent / 'log').read_text()}"
         assert time.monotonic() < end, "not ready within 30 s"
         time.sleep(0.05)
-    return json.loads(path.read_text())
+    ready: dict[str, Any] = json.loads(path.read_text())
+    return ready
 
 
 def _token(api: str, user: str) -> str:
@@ -92,4 +98,4 @@ def _token(api: str, user: str) -> str:
         headers={"Authorization": "Bearer dev", "Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request) as answer:
-        return json.load(answer)["token"]
+        return str(json.load(answer)["token"])

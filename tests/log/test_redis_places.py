@@ -248,4 +248,4 @@ def assemble(masters: list[Running], spare: Running, links: list[str]) -> None:
 
 
 def raw(admin: Client, *command: str) -> str:
-    return str(admin.execute_command(*command)).replace("'", "").replace(": ", ":")  # type: ignore[no-untyped-call]
+    return str(admin.execute_command(*command)).replace("'", "").replace(": ", ":")
