@@ -135,7 +135,9 @@ class Access(_Section, frozen=True):
     origins: Annotated[
         tuple[str, ...], _about("allowed Origin headers; empty: all; none sent is allowed")
     ] = ()
-    proxy_protocol: Annotated[bool, _about("every connection must begin with PROXY protocol v2")] = False
+    proxy_protocol: Annotated[bool, _about("every connection must begin with PROXY protocol v1 or v2")] = (
+        False
+    )
     connections: Annotated[Positive, _about("connections of one process, at most")] = 18_000
     per_address: Annotated[int, Meta(ge=0), _about("connections of one client address; 0: no limit")] = 0
     handshake: Annotated[Seconds, _about("seconds from accept to a valid `connect`")] = 10.0

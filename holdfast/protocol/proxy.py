@@ -1,4 +1,7 @@
-"""PROXY protocol v2 without I/O: the header that a balancer puts before a connection's own bytes."""
+"""PROXY protocol without I/O: the header that a balancer puts before a connection's own bytes.
+
+Version 2 is what HAProxy and cloud balancers write; version 1, a line of text, is all that Nginx can.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from holdfast.errors import Reject
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 MAX_HEADER: Final = 4096
 """Bytes of a header, TLVs included, at most: 64 KiB would be allowed, balancers send a few hundred."""
+
+LINE_START: Final = b"PROXY "
+MAX_LINE: Final = 107
+"""Bytes of a version 1 header, its line end included, at most: the protocol's own bound."""
 
 _FIXED: Final = 16
 _SIZES: Final = {0x1: (4, 12), 0x2: (16, 36), 0x3: (108, 216)}
@@ -39,8 +46,10 @@ class ProxyHeader:
         Raises Reject(`bad_frame`) as soon as it is no such header; the connection is to be closed.
         """
         data = self._buffer + data
+        if data[: len(LINE_START)] == LINE_START[: len(data)]:
+            return self._line(data)
         if data[: len(SIGNATURE)] != SIGNATURE[: len(data)]:
-            raise Reject("bad_frame", "no PROXY protocol v2 signature")
+            raise Reject("bad_frame", "no PROXY protocol signature")
         if len(data) < _FIXED:
             self._buffer = data
             return None
@@ -68,9 +77,39 @@ class ProxyHeader:
         self.done = True
         return data[end:]
 
+    def _line(self, data: bytes) -> bytes | None:
+        end = data.find(b"\r\n", 0, MAX_LINE)
+        if end < 0:
+            if len(data) >= MAX_LINE:
+                raise Reject("bad_frame", f"the PROXY line is longer than {MAX_LINE} bytes")
+            self._buffer = data
+            return None
+        words = data[len(LINE_START) : end].split(b" ")
+        if words[0] != b"UNKNOWN":
+            self.source, self.destination = _line_addresses(words)
+        self._buffer = b""
+        self.done = True
+        return data[end + 2 :]
+
 
 def _address(host: bytes, port: bytes) -> Address:
     return str(ipaddress.ip_address(host)), int.from_bytes(port, "big")
+
+
+def _line_addresses(words: list[bytes]) -> tuple[Address, Address]:
+    versions = {b"TCP4": 4, b"TCP6": 6}
+    try:
+        family, *hosts, source, destination = (word.decode("ascii") for word in words)
+        one, other = (ipaddress.ip_address(host) for host in hosts)
+        ports = int(source), int(destination)
+    except ValueError:
+        raise Reject("bad_frame", "the PROXY line cannot be read") from None
+    if not source.isdigit() or not destination.isdigit():  # int() takes signs and underscores too
+        raise Reject("bad_frame", "the PROXY line's ports cannot be read")
+    fits = {one.version, other.version} == {versions.get(words[0])}
+    if not fits or max(ports) > 65_535:
+        raise Reject("bad_frame", f"the PROXY line's addresses do not fit {family}")
+    return (str(one), ports[0]), (str(other), ports[1])
 
 
 def header(source: Address, destination: Address) -> bytes:

@@ -1,4 +1,4 @@
-"""PROXY protocol v2: what a balancer may put before a connection."""
+"""PROXY protocol: what a balancer may put before a connection."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def build(command: int, family: int, body: bytes, length: int | None = None) -> 
         (build(0x21, 0x00, b"anything"), None, None),
         (build(0x21, 0x31, bytes(216)), None, None),
         (build(0x20, 0x00, bytes(MAX_HEADER - 16)), None, None),
+        (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n", ("192.0.2.1", 56_324), ("198.51.100.2", 443)),
+        (b"PROXY TCP6 ::1 ::2 80 443\r\n", ("::1", 80), ("::2", 443)),
+        (b"PROXY UNKNOWN\r\n", None, None),
+        (b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", None, None),
     ],
 )
 def test_accepted(data: bytes, source: object, destination: object) -> None:
@@ -53,7 +57,18 @@ def test_accepted(data: bytes, source: object, destination: object) -> None:
     "data",
     [
         b"GET / HTTP/1.1\r\n",
-        b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 56324\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443 1\r\n",
+        b"PROXY TCP4 192.0.2.1 ::1 56324 443\r\n",
+        b"PROXY TCP6 192.0.2.1 198.51.100.2 56324 443\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 65536 443\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 -1 443\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 +1 443\r\n",
+        b"PROXY TCP5 192.0.2.1 198.51.100.2 56324 443\r\n",
+        b"PROXY TCP4 192.0.2.\xb2 198.51.100.2 56324 443\r\n",
+        b"PROXY \r\n",
+        b"PROXY UNKNOWN " + b"x" * 93,
+        b"PROXI",
         b"\r\n\r\n\0\r\nQUIX",
         build(0x11, 0x11, TCP4),
         build(0x22, 0x11, TCP4),
