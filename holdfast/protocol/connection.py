@@ -1,7 +1,7 @@
-"""The server's side of one connection, as a state machine: no I/O, no clock, one transition table.
+"""The server's side of one connection, as a state machine: no I/O, no clock.
 
 Frames and internal events come in; what is to be done comes out as calls of a `Host`, which knows the socket,
-the log and the queue. Whoever holds the machine passes the time in. `docs/connection.md` shows the table.
+the log and the queue. Whoever holds the machine passes the time in. The table is in `states`.
 
 A connection that was idle since its connect costs its slots and nothing else: what counts sends and requests
 exists while there are any.
@@ -10,8 +10,7 @@ exists while there are any.
 from __future__ import annotations
 
 import binascii
-import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -19,199 +18,26 @@ from holdfast.errors import Reject, Retry
 from holdfast.protocol import frames
 from holdfast.protocol.codes import retriable
 from holdfast.protocol.frames import Error
+from holdfast.protocol.host import Bounds, Host
+from holdfast.protocol.states import EVENT_OF, TABLE, Event, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast.protocol.frames import ClientFrame, FrameId, ServerFrame
+    from holdfast.protocol.frames import ClientFrame, FrameId
+
+__all__ = ["HELD", "Bounds", "Connection", "Event", "Host", "State"]
 
 HELD: Final = 32
 """Frames that may wait while `connect` is being worked on; one above it is refused with `too_many`."""
 
 UNSET: Final = -1
 
-
-class State(enum.IntEnum):
-    """Where a connection stands."""
-
-    NEW = 0
-    CONNECTING = 1
-    OPEN = 2
-    DRAINING = 3
-    CLOSED = 4
-
-
-class Event(enum.IntEnum):
-    """What can happen to it: first the client's frames, then what its host notices."""
-
-    CONNECT = 0
-    SUBSCRIBE = 1
-    UNSUBSCRIBE = 2
-    SEND = 3
-    REQUEST = 4
-    CURSOR = 5
-    REFRESH = 6
-    PING = 7
-    PONG = 8
-    REJECTED = 9
-    BROKEN = 10
-    ACCEPTED = 11
-    TIMEOUT = 12
-    QUIET = 13
-    SILENT = 14
-    EXPIRED = 15
-    ENDED = 16
-    DRAIN = 17
-    LOST = 18
-
-
-MEANING: Final = {
-    Event.REJECTED: "a frame of the client cannot be understood, but those after it can",
-    Event.BROKEN: "what the client sent is no frame at all",
-    Event.ACCEPTED: "the host has recorded the session",
-    Event.TIMEOUT: "the time for connecting is over",
-    Event.QUIET: "nothing was heard for one heartbeat",
-    Event.SILENT: "nothing was heard for two heartbeats",
-    Event.EXPIRED: "the token's time is over",
-    Event.ENDED: "the host ends it, with a code (refused, superseded, kicked, slow, fenced)",
-    Event.DRAIN: "the node is leaving",
-    Event.LOST: "the socket is gone",
-}
-
-
-class Step(NamedTuple):
-    """What an event does in a state: the name of an action, and the state after it."""
-
-    action: str
-    to: State
-
-
 _NEW, _CONNECTING, _OPEN, _DRAINING, _CLOSED = State
-_CLIENT_FRAMES: Final = tuple(event for event in Event if event <= Event.REJECTED)
-
-
-def _serving(state: State) -> dict[Event, Step]:
-    """Return the rows that OPEN and DRAINING share."""
-    return {
-        Event.CONNECT: Step("refuse_second_connect", state),
-        Event.SUBSCRIBE: Step("subscribe", state),
-        Event.UNSUBSCRIBE: Step("unsubscribe", state),
-        Event.SEND: Step("send", state),
-        Event.REQUEST: Step("request", state),
-        Event.CURSOR: Step("cursor", state),
-        Event.REFRESH: Step("refresh", state),
-        Event.PING: Step("pong", state),
-        Event.PONG: Step("nothing", state),
-        Event.REJECTED: Step("reject", state),
-        Event.BROKEN: Step("end", _CLOSED),
-        Event.ACCEPTED: Step("nothing", state),
-        Event.TIMEOUT: Step("nothing", state),
-        Event.QUIET: Step("ping", state),
-        Event.SILENT: Step("end_silent", _CLOSED),
-        Event.EXPIRED: Step("end_expired", _CLOSED),
-        Event.ENDED: Step("end", _CLOSED),
-        Event.LOST: Step("lose", _CLOSED),
-    }
-
-
-TABLE: Final[dict[State, dict[Event, Step]]] = {
-    _NEW: {event: Step("end_connect_first", _CLOSED) for event in _CLIENT_FRAMES}
-    | {
-        Event.CONNECT: Step("connect", _CONNECTING),
-        Event.BROKEN: Step("end", _CLOSED),
-        Event.ACCEPTED: Step("nothing", _NEW),
-        Event.TIMEOUT: Step("end_connect_first", _CLOSED),
-        Event.QUIET: Step("nothing", _NEW),
-        Event.SILENT: Step("nothing", _NEW),
-        Event.EXPIRED: Step("nothing", _NEW),
-        Event.ENDED: Step("end", _CLOSED),
-        Event.DRAIN: Step("end_draining", _CLOSED),
-        Event.LOST: Step("lose", _CLOSED),
-    },
-    _CONNECTING: {event: Step("hold", _CONNECTING) for event in _CLIENT_FRAMES}
-    | {
-        Event.REJECTED: Step("reject", _CONNECTING),
-        Event.PING: Step("pong", _CONNECTING),
-        Event.PONG: Step("nothing", _CONNECTING),
-        Event.BROKEN: Step("end", _CLOSED),
-        Event.ACCEPTED: Step("open", _OPEN),
-        Event.TIMEOUT: Step("end_overloaded", _CLOSED),
-        Event.QUIET: Step("nothing", _CONNECTING),
-        Event.SILENT: Step("nothing", _CONNECTING),
-        Event.EXPIRED: Step("end_expired", _CLOSED),
-        Event.ENDED: Step("end", _CLOSED),
-        Event.DRAIN: Step("end_draining", _CLOSED),
-        Event.LOST: Step("lose", _CLOSED),
-    },
-    _OPEN: _serving(_OPEN) | {Event.DRAIN: Step("drain", _DRAINING)},
-    _DRAINING: _serving(_DRAINING) | {Event.DRAIN: Step("nothing", _DRAINING)},
-    _CLOSED: {event: Step("nothing", _CLOSED) for event in Event},
-}
-
-_EVENT_OF: Final[dict[type, Event]] = {
-    frames.Connect: Event.CONNECT,
-    frames.Subscribe: Event.SUBSCRIBE,
-    frames.Unsubscribe: Event.UNSUBSCRIBE,
-    frames.Send: Event.SEND,
-    frames.Request: Event.REQUEST,
-    frames.Cursor: Event.CURSOR,
-    frames.Refresh: Event.REFRESH,
-    frames.Ping: Event.PING,
-    frames.Pong: Event.PONG,
-}
 
 UNASKED: Final = msgspec.UNSET
 PING: Final = frames.Ping()
 PONG: Final = frames.Pong()
-
-
-class Bounds(NamedTuple):
-    """What one connection may do: frames a second, frames at once, unanswered frames, channels asked for."""
-
-    rate: float
-    burst: int
-    in_flight: int
-    subscriptions: int
-
-
-class Host(Protocol):
-    """Who holds a connection: does what the machine decides.
-
-    `publish` and `ask` raise Reject for what stays wrong and Retry for what may pass later.
-    """
-
-    def answer(self, frame: ServerFrame) -> None:
-        """Write a frame to the client."""
-
-    def end(self, code: str, reason: str) -> None:
-        """Write the last error and close the socket."""
-
-    def connect(self, frame: frames.Connect) -> None:
-        """Check the token and record the session; ACCEPTED or ENDED follows, maybe at once."""
-
-    def subscribe(self, frame: frames.Subscribe) -> None:
-        """Join a channel; call `released` when it does not come to that."""
-
-    def unsubscribe(self, frame: frames.Unsubscribe) -> None:
-        """Leave a channel; call `released` if it was one that was asked for."""
-
-    def publish(self, frame: frames.Send) -> None:
-        """Put a send into the queue; `acked` or `failed` follows."""
-
-    def ask(self, frame: frames.Request) -> None:
-        """Put a request into the queue; its reply is let through by `answered`."""
-
-    def cursor(self, frame: frames.Cursor) -> None:
-        """Keep a cursor."""
-
-    def refresh(self, frame: frames.Refresh) -> None:
-        """Take a newer token."""
-
-    def drain(self) -> None:
-        """Ask the client to reconnect elsewhere."""
-
-    def request_deadline(self) -> float:
-        """Return when a request that is sent now fails, in monotonic seconds."""
 
 
 class _Sent(NamedTuple):
@@ -259,7 +85,7 @@ class Connection:
     def receive(self, frame: ClientFrame, now: float) -> None:
         """Take a frame of the client. `now` is in monotonic seconds."""
         state = self.state
-        action, self.state = _STEPS[state][_EVENT_OF[type(frame)]]
+        action, self.state = _STEPS[state][EVENT_OF[type(frame)]]
         if (state is _OPEN or state is _DRAINING) and not self._spend(frame, now):
             return
         action(self, frame, now)
@@ -493,7 +319,7 @@ class Connection:
         held, self._held = self._held, None
         for frame in held or ():
             # These have waited for the server: they are not counted against the client's rate.
-            step = _STEPS[self.state][_EVENT_OF[type(frame)]]
+            step = _STEPS[self.state][EVENT_OF[type(frame)]]
             self.state = step[1]
             step[0](self, frame, 0.0)
 
@@ -538,28 +364,3 @@ _STEPS: Final[tuple[tuple[tuple[Callable[..., None], State], ...], ...]] = tuple
     tuple((getattr(Connection, f"_{TABLE[state][event].action}"), TABLE[state][event].to) for event in Event)
     for state in State
 )
-
-
-def markdown() -> str:
-    """Return the transition table as the documentation shows it."""
-    states = [state for state in State if state is not State.CLOSED]
-    lines = [
-        "# The connection's states",
-        "",
-        "Generated from `holdfast/protocol/connection.py`. Each cell: the action, and the state",
-        "after it where that changes. In CLOSED every event does nothing.",
-        "",
-        "| Event | " + " | ".join(state.name for state in states) + " |",
-        "|---|" + "---|" * len(states),
-    ]
-    for event in Event:
-        cells = []
-        for state in states:
-            step = TABLE[state][event]
-            text = "" if step.action == "nothing" else step.action.replace("_", " ")
-            cells.append(text if step.to is state else f"{text} → {step.to.name}")
-        name = event.name.lower() if event > Event.PONG else f"`{event.name.lower()}`"
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "Events that are not frames:", ""]
-    lines += [f"- **{event.name.lower()}**: {text}" for event, text in MEANING.items()]
-    return "\n".join(lines) + "\n"

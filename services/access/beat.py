@@ -80,9 +80,9 @@ class Beat:
 
     def _kick(self, kick: Kick, shard: int) -> None:
         node = self._node
-        driver = node.driver_of(kick.user, kick.session)
+        driver = node.roster.driver_of(kick.user, kick.session)
         if driver is not None:
             driver.machine.signal(Event.ENDED, kick.code, kick.reason or "the session was ended")
-        elif not node.is_leaving(kick.session):
+        elif not node.roster.is_leaving(kick.session):
             # An entry that nobody here knows: whatever wrote it, it is not a session.
             node.routes.change(shard, Change("-s", kick.user, session=kick.session))

@@ -147,7 +147,7 @@ class Connecting:
             return
         settled, self._settled = self._settled, []
         driver.connecting = None
-        node.connected(driver, self)
+        node.roster.connected(driver, self)
         driver.answer(
             Connected(
                 session.id,

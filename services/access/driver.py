@@ -14,11 +14,14 @@ import msgspec
 from holdfast.errors import Reject
 from holdfast.protocol.codes import CODES
 from holdfast.protocol.connection import Connection, Event, State
-from holdfast.protocol.frames import Drain, Error, Refreshed
+from holdfast.protocol.frames import Drain, Error
 from holdfast.protocol.proxy import ProxyHeader
 from holdfast.protocol.wire import FrameError
 
+from . import asking
+from .admission import name_of_close
 from .formats import FORMATS, TCP_JSON, of_subprotocol
+from .subscriber import Subscriber
 from .timers import NEVER
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from .connects import Connecting
     from .listeners import Listener
     from .node import AccessNode
-    from .registry import Channel
     from .sessions import Session
 
 PAUSED: Final = 1
@@ -49,24 +51,18 @@ _BAD_FRAME: Final = CODES["bad_frame"]
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Driver(asyncio.Protocol):
-    """See the module. `heard`, `due` and `limit` are ticks of the wheel; `blocked` is made of the bits above.
-
-    `channels` is None, the one channel, or a dict by name: most connections have their inbox and no more.
-    """
+class Driver(Subscriber, asyncio.Protocol):
+    """See the module. `heard`, `due`, `limit` are ticks of the wheel; `blocked` is made of the bits above."""
 
     __slots__ = (
         "_listener",
-        "_node",
         "address",
         "blocked",
-        "channels",
         "codec",
         "connecting",
         "due",
         "format",
         "heard",
-        "joining",
         "limit",
         "machine",
         "number",
@@ -78,7 +74,7 @@ class Driver(asyncio.Protocol):
     codec: Codec | ProxyHeader | None
 
     def __init__(self, node: AccessNode, listener: Listener) -> None:
-        self._node = node
+        super().__init__(node)
         self._listener = listener
         self.machine = Connection(self, node.bounds)
         self.number = 0
@@ -90,8 +86,6 @@ class Driver(asyncio.Protocol):
         self.address: str | None = None
         self.session: Session | None = None
         self.connecting: Connecting | None = None
-        self.channels: Channel | dict[str, Channel] | None = None
-        self.joining: set[str] | None = None
 
     @property
     def ended(self) -> bool:
@@ -112,7 +106,7 @@ class Driver(asyncio.Protocol):
         node = self._node
         transport.set_write_buffer_limits(node.settings.access.buffer)
         self.codec = ProxyHeader() if node.settings.access.proxy_protocol else self._listener.codec()
-        if not node.opened(self):
+        if not node.admission.opened(self):
             self.blocked = ENDED
             transport.abort()
             return
@@ -126,7 +120,7 @@ class Driver(asyncio.Protocol):
 
     def _located(self, address: str) -> None:
         """Take the client's address, and its share of connections."""
-        reason = self._node.located(self, address)
+        reason = self._node.admission.located(self, address)
         if reason:
             self._node.metrics.access_refused.labels(reason).inc()
             self.machine.signal(Event.ENDED, "overloaded", "too many connections; come back later")
@@ -197,7 +191,7 @@ class Driver(asyncio.Protocol):
     def _codec_ended(self, ended: Ended) -> None:
         """End what the codec saw the end of: the client's close, or a violation that it has answered."""
         if not self.blocked & ENDED:
-            name = self._node.name_of_close(ended)
+            name = name_of_close(ended)
             if ended.code < 1000:
                 self._node.metrics.access_refused.labels("handshake").inc()
             self.machine.signal(Event.LOST)
@@ -216,7 +210,7 @@ class Driver(asyncio.Protocol):
         self.machine.signal(Event.LOST)
         self._gone("lost")
         self.codec = None
-        self._node.closed(self)
+        self._node.admission.closed(self)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol: the client does not read, so it is not read from either."""
@@ -293,60 +287,6 @@ class Driver(asyncio.Protocol):
         self._node.metrics.access_refused.labels("timeout").inc()
         self.machine.signal(Event.TIMEOUT)
 
-    # channels
-
-    def channels_list(self) -> list[Channel]:
-        """Return the channels that it is subscribed to."""
-        channels = self.channels
-        if channels is None:
-            return []
-        return list(channels.values()) if isinstance(channels, dict) else [channels]
-
-    def has(self, name: str) -> bool:
-        """Tell whether it is subscribed to a channel."""
-        channels = self.channels
-        if isinstance(channels, dict):
-            return name in channels
-        return channels is not None and channels.name == name
-
-    def enter(self, channel: Channel) -> None:
-        """Note a subscription."""
-        channels = self.channels
-        if channels is None:
-            self.channels = channel
-        elif isinstance(channels, dict):
-            channels[channel.name] = channel
-        else:
-            self.channels = {channels.name: channels, channel.name: channel}
-        self._node.subscriptions += 1
-
-    def leave(self, channel: Channel) -> None:
-        """End a subscription."""
-        if isinstance(self.channels, dict):
-            del self.channels[channel.name]
-        else:
-            self.channels = None
-        self._node.subscriptions -= 1
-        self._node.delivery.leave(channel, self)
-        self._node.registry.tidy(channel)
-
-    def mark_joining(self, name: str) -> bool:
-        """Note a join under way; False where there is one already."""
-        if self.joining is None:
-            self.joining = {name}
-        elif name in self.joining:
-            return False
-        else:
-            self.joining.add(name)
-        return True
-
-    def unmark_joining(self, name: str) -> None:
-        """Note the end of a join under way."""
-        if self.joining is not None:
-            self.joining.discard(name)
-            if not self.joining:
-                self.joining = None
-
     # Host: what the machine wants done
 
     def answer(self, frame: ServerFrame) -> None:
@@ -397,18 +337,11 @@ class Driver(asyncio.Protocol):
         self.blocked = ENDED
         for channel in self.channels_list():
             self.leave(channel)
-        self._node.gone(self, reason)
+        self._node.roster.gone(self, reason)
 
     def connect(self, frame: frames.Connect) -> None:
         """See `Host`."""
-        wheel = self._node.wheel
-        self.limit = min(self.limit, wheel.tick + wheel.ticks(self._node.settings.redis.timeout))
-        wheel.put(self, self.limit)
-        try:
-            self._node.connect(self, frame)
-        except Reject as reject:
-            self._node.metrics.access_refused.labels(reject.code).inc()
-            self.machine.signal(Event.ENDED, reject.code, str(reject))
+        asking.connect(self._node, self, frame)
 
     def subscribe(self, frame: frames.Subscribe) -> None:
         """See `Host`."""
@@ -420,16 +353,11 @@ class Driver(asyncio.Protocol):
 
     def publish(self, frame: frames.Send) -> None:
         """See `Host`."""
-        assert self.session is not None
-        granted = self._node.may_send(self.session, frame.to)
-        self._node.produce.send(self, self.session, frame, granted=granted)
+        asking.publish(self._node, self, frame)
 
     def ask(self, frame: frames.Request) -> None:
         """See `Host`."""
-        assert self.session is not None
-        wheel = self._node.wheel
-        self._node.produce.request(self, self.session, frame)
-        wheel.put(self, wheel.tick + wheel.ticks(self._node.settings.access.request_deadline))
+        asking.ask(self._node, self, frame)
 
     def request_deadline(self) -> float:
         """See `Host`."""
@@ -437,25 +365,11 @@ class Driver(asyncio.Protocol):
 
     def cursor(self, frame: frames.Cursor) -> None:
         """See `Host`."""
-        channel = self._node.registry.get(frame.channel) if self.has(frame.channel) else None
-        if channel is None or self.session is None:
-            reason = "this channel is not subscribed"
-            self.answer(Error("forbidden", reason, retry=False, channel=frame.channel))
-        elif frame.seq > channel.seq:
-            reason = f"the channel's head is {channel.seq}"
-            self.answer(Error("bad_request", reason, retry=False, channel=frame.channel))
-        elif channel.epoch:
-            self._node.produce.cursor(channel.name, self.session, frame.seq, channel.epoch)
+        asking.cursor(self._node, self, frame)
 
     def refresh(self, frame: frames.Refresh) -> None:
         """See `Host`."""
-        assert self.session is not None
-        try:
-            self._node.refresh(self, self.session, frame.token)
-        except Reject as reject:
-            self.machine.signal(Event.ENDED, reject.code, str(reject))
-            return
-        self.answer(Refreshed(frame.id))
+        asking.refresh(self._node, self, frame)
 
     def drain(self) -> None:
         """See `Host`."""

@@ -33,7 +33,7 @@ class Groups:
 
     def look(self, user: str) -> None:
         """Read a user's groups and revocation again."""
-        for connecting in self._node.connecting_of(user):
+        for connecting in self._node.roster.connecting_of(user):
             connecting.again = True
         name = f"user:{user}"
         channel = self._node.registry.get(name)

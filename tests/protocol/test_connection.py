@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from holdfast.errors import Reject, Retry
 from holdfast.protocol import frames
 from holdfast.protocol.codes import CODES
-from holdfast.protocol.connection import HELD, TABLE, Bounds, Connection, Event, State, markdown
+from holdfast.protocol.connection import HELD, Bounds, Connection, Event, State
+from holdfast.protocol.states import TABLE, markdown
 
 BOUNDS = Bounds(rate=10, burst=20, in_flight=4, subscriptions=2)
 

@@ -1,0 +1,66 @@
+"""What one client asks by its frames, once its state machine has let it through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.errors import Reject
+from holdfast.protocol.connection import Event
+from holdfast.protocol.frames import Error, Refreshed
+
+if TYPE_CHECKING:
+    from holdfast.protocol import frames
+
+    from .driver import Driver
+    from .node import AccessNode
+
+
+def connect(node: AccessNode, driver: Driver, frame: frames.Connect) -> None:
+    """Begin a session, which has to be recorded within the time that the log has."""
+    wheel = node.wheel
+    driver.limit = min(driver.limit, wheel.tick + wheel.ticks(node.settings.redis.timeout))
+    wheel.put(driver, driver.limit)
+    try:
+        node.roster.connect(driver, frame)
+    except Reject as reject:
+        node.metrics.access_refused.labels(reject.code).inc()
+        driver.machine.signal(Event.ENDED, reject.code, str(reject))
+
+
+def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
+    """Put a send into the queue. Raises Reject and Retry."""
+    session = driver.session
+    assert session is not None
+    granted = node.may_send(session, frame.to)
+    node.produce.send(driver, session, frame, granted=granted)
+
+
+def ask(node: AccessNode, driver: Driver, frame: frames.Request) -> None:
+    """Put a request into the queue. Raises Retry."""
+    assert driver.session is not None
+    node.produce.request(driver, driver.session, frame)
+    node.wheel.put(driver, node.wheel.tick + node.wheel.ticks(node.settings.access.request_deadline))
+
+
+def cursor(node: AccessNode, driver: Driver, frame: frames.Cursor) -> None:
+    """Keep a cursor on a channel that is subscribed."""
+    channel = node.registry.get(frame.channel) if driver.has(frame.channel) else None
+    if channel is None or driver.session is None:
+        reason = "this channel is not subscribed"
+        driver.answer(Error("forbidden", reason, retry=False, channel=frame.channel))
+    elif frame.seq > channel.seq:
+        reason = f"the channel's head is {channel.seq}"
+        driver.answer(Error("bad_request", reason, retry=False, channel=frame.channel))
+    elif channel.epoch:
+        node.produce.cursor(channel.name, driver.session, frame.seq, channel.epoch)
+
+
+def refresh(node: AccessNode, driver: Driver, frame: frames.Refresh) -> None:
+    """Take a newer token; a wrong one ends the connection."""
+    assert driver.session is not None
+    try:
+        node.roster.refresh(driver, driver.session, frame.token)
+    except Reject as reject:
+        driver.machine.signal(Event.ENDED, reject.code, str(reject))
+        return
+    driver.answer(Refreshed(frame.id))

@@ -1,0 +1,171 @@
+"""The sessions of this node: begun by a `connect`, superseded, refreshed, ended, and looked up."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import sys
+from typing import TYPE_CHECKING, Final
+
+from holdfast.auth import Verifier
+from holdfast.errors import Reject
+from holdfast.log.port import Change
+from holdfast.protocol.connection import Event
+
+from .connects import Connecting
+from .grants import policy_of
+from .sessions import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from holdfast.protocol.frames import Connect
+
+    from .driver import Driver
+    from .node import AccessNode
+
+MAX_LEAVING: Final = 100_000
+"""Ended sessions whose disconnect is not durable yet, at most; above it no new ones are taken."""
+
+AWAY_SECONDS: Final = 1.0
+"""A shard that could not be written for longer has no new sessions."""
+
+
+class Roster:
+    """Knows every session, the connects under way, and who is leaving. `count` is of sessions."""
+
+    def __init__(self, node: AccessNode) -> None:
+        self._node = node
+        self._verifier = Verifier(node.settings.auth)
+        self.count = 0
+        self._connecting: dict[str, list[Connecting]] = {}
+        self._leaving: dict[str, Session] = {}
+
+    @property
+    def can_verify(self) -> bool:
+        """Whether there is a key to check tokens with."""
+        return self._verifier.has_keys
+
+    def connect(self, driver: Driver, frame: Connect) -> None:
+        """Begin a session. Raises Reject with the code to refuse with."""
+        claims = self._verifier.verify(frame.token, self._node.clock.now_ms())
+        if self._node.draining:
+            raise Reject("draining", "this node is leaving")
+        inbox = f"user:{claims.sub}"
+        policy_of(self._node.policies, inbox)
+        if len(self._leaving) >= MAX_LEAVING:
+            raise Reject("overloaded", "too many sessions have ended and could not be recorded; come back")
+        identity = secrets.token_urlsafe(12)
+        session = Session(
+            id=identity,
+            user=claims.sub,
+            client=frame.client or identity,
+            device=sys.intern((claims.device or frame.device)[:200]),
+            since=self._node.clock.now_ms(),
+            exp=claims.exp,
+            iat=claims.iat,
+            jti=claims.jti,
+            channels=claims.channels,
+        )
+        if self._node.routes.away(self._node.registry.shard_of(inbox), AWAY_SECONDS):
+            raise Reject("overloaded", "sessions cannot be recorded at the moment; come back")
+        if frame.client:
+            self._supersede(session)
+        driver.session = session
+        driver.connecting = connecting = Connecting(self._node, driver, frame)
+        self._connecting.setdefault(session.user, []).append(connecting)
+
+    def _supersede(self, session: Session) -> None:
+        for other in self._drivers_of(session.user):
+            if other.session is not None and other.session.client == session.client:
+                reason = "a newer connection with this client exists"
+                other.machine.signal(Event.ENDED, "superseded", reason)
+
+    def connected(self, driver: Driver, connecting: Connecting) -> None:
+        """Count a session that is recorded, and tell its handlers."""
+        assert driver.session is not None
+        self._forget_connecting(driver.session.user, connecting)
+        self.count += 1
+        driver.limit = 0
+        driver.due = 0
+        self._node.wheel.put(driver, self._node.wheel.tick + self._node.heartbeat_ticks)
+        self._node.produce.event(driver.session, "connect")
+
+    def gone(self, driver: Driver, reason: str) -> None:
+        """End the session of a connection that was ended, whoever did it."""
+        session, driver.session = driver.session, None
+        self._node.metrics.access_closes.labels(reason).inc()
+        if session is None:
+            return
+        connecting, driver.connecting = driver.connecting, None
+        if connecting is not None:
+            self._forget_connecting(session.user, connecting)
+            connecting.abandon()
+            self._remove(session)
+            return
+        self.count -= 1
+        self._leaving[session.id] = session
+        self._node.produce.event(session, "disconnect", reason, functools.partial(self._left, session))
+
+    def _left(self, session: Session) -> None:
+        """Its disconnect is durable: the entry, the outbox of its events, may go."""
+        self._leaving.pop(session.id, None)
+        self._remove(session)
+
+    def _remove(self, session: Session) -> None:
+        self._node.routes.change(
+            self._node.registry.shard_of(session.inbox), Change("-s", session.user, session=session.id)
+        )
+
+    def refresh(self, driver: Driver, session: Session, token: str) -> None:
+        """Take a newer token of the same user. Raises Reject(`unauthorized`)."""
+        claims = self._verifier.verify(token, self._node.clock.now_ms())
+        if claims.sub != session.user:
+            raise Reject("unauthorized", "the token is another user's")
+        session.exp, session.iat, session.channels = claims.exp, claims.iat, claims.channels
+        if claims.jti != session.jti:
+            self._node.groups.token_changed(driver, session, claims.jti)
+        left = claims.exp - self._node.clock.now_ms() / 1000
+        self._node.wheel.put(driver, self._node.wheel.tick + self._node.wheel.ticks(max(left, 0)))
+        self._node.groups.look(session.user)
+
+    def _forget_connecting(self, user: str, connecting: Connecting) -> None:
+        those = self._connecting[user]
+        those.remove(connecting)
+        if not those:
+            del self._connecting[user]
+
+    def connecting_of(self, user: str) -> Sequence[Connecting]:
+        """Return the connects of a user that are under way."""
+        return self._connecting.get(user, ())
+
+    def _drivers_of(self, user: str) -> list[Driver]:
+        channel = self._node.registry.get(f"user:{user}")
+        found = [connecting.driver for connecting in self.connecting_of(user)]
+        if channel is not None:
+            found += channel.drivers()
+        return found
+
+    def driver_of(self, user: str, session: str) -> Driver | None:
+        """Return the connection of a session, or None."""
+        for driver in self._drivers_of(user):
+            if driver.session is not None and driver.session.id == session:
+                return driver
+        return None
+
+    def is_leaving(self, session: str) -> bool:
+        """Tell whether a session has ended here, and its end is not durable yet."""
+        return session in self._leaving
+
+    def everything(self, shard: int) -> Iterator[Change]:
+        """Yield all that this node holds of a shard."""
+        for channel in self._node.registry.of_shard(shard):
+            yield Change("+r", channel.name)
+        # In the order of their beginnings, since of two with the same client the later one supersedes.
+        for session in self._leaving.values():
+            if self._node.registry.shard_of(session.inbox) == shard:
+                yield Change("+s", session.user, session.info(self._node.incarnation))
+        for driver in self._node.drivers.values():
+            held = driver.session
+            if held is not None and self._node.registry.shard_of(held.inbox) == shard:
+                yield Change("+s", held.user, held.info(self._node.incarnation))
