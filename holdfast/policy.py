@@ -20,14 +20,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_seconds: Annotated[int, Meta(ge=1, description="age in seconds up to which messages are kept")] = (
         7 * 86_400
     )
-    crowd: Annotated[
-        bool,
-        Meta(description="many senders: deduplication is kept in hashes instead of the channel's header"),
-    ] = False
 
 
 DEFAULT_POLICIES: dict[str, Policy] = {
     "user": Policy(subscribe="owner", send="anyone"),
     "group": Policy(subscribe="members", send="members"),
-    "room": Policy(subscribe="anyone", send="anyone", keep_count=500, keep_seconds=3600, crowd=True),
+    "room": Policy(subscribe="anyone", send="anyone", keep_count=500, keep_seconds=3600),
 }

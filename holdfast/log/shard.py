@@ -226,7 +226,7 @@ class Shard:
             del self.bodies[channel]
 
     def _trim(self, channel: str, latest: int, now_ms: int, batch_now_ms: int) -> None:
-        """Keep what the policy keeps, by count and by age of the records."""
+        """Keep what the policy keeps, by count and by age now: a replay brings nothing old to light."""
         keep_count, keep_ms = retention(self.policies, channel)
         bodies = self.bodies.get(channel)
         if bodies is None:  # the channel began again later in the batch
@@ -240,7 +240,7 @@ class Shard:
         while len(entries) > keep_count:
             entries.popleft()
         for _ in range(AGED):
-            if not entries or not older(entries[0], latest - keep_ms):
+            if not entries or not older(entries[0], max(latest, batch_now_ms) - keep_ms):
                 break
             entries.popleft()
 

@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast.bus.port import OffsetLost
 from holdfast.errors import Retry
-from holdfast.log.port import MAX_BATCH, NEW, Watermark
+from holdfast.log.port import MAX_BATCH, NEW, WINDOW_MS, Watermark
 from holdfast.log.rules import idle_limit
 from holdfast.policy import Policy
 from holdfast.records import StateRecord, checksum, decode_state, encode
@@ -69,7 +69,10 @@ class Rebuild:
         self._bus = parts.bus
         self._rebuilds = parts.metrics.dispatch_rebuilds
         policies = (Policy(), *parts.settings.policies().values())
-        self._reach_ms = max(idle_limit(policy.keep_seconds * 1000) for policy in policies)
+        # Two windows more than is kept: a repetition of what came before the replay is taken for new, but it
+        # is then older than what any channel keeps, and shown to nobody.
+        longest = max(idle_limit(policy.keep_seconds * 1000) for policy in policies)
+        self._reach_ms = longest + 2 * WINDOW_MS
 
     async def span(self) -> tuple[int, int]:
         """Return the first offset and the end of the partition's log."""

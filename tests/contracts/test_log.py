@@ -38,7 +38,7 @@ T0 = 6000 * WINDOW_MS
 POLICIES = {
     "user": Policy(keep_count=5, keep_seconds=1000),
     "group": Policy(keep_seconds=2000),
-    "room": Policy(keep_seconds=400, crowd=True),
+    "room": Policy(keep_seconds=400),
 }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.log.port import Applied, Batch, ShardState, View
+    from holdfast.policy import Policy
 
 PARTITIONS = 4
 
@@ -34,8 +35,10 @@ PARTITIONS = 4
 class FaultyLog(MemoryLog):
     """A log whose replies get lost, or which hangs, by shard."""
 
-    def __init__(self, store: MemoryStore, clock: ManualClock) -> None:
-        super().__init__(store, {}, clock)
+    def __init__(
+        self, store: MemoryStore, clock: ManualClock, policies: dict[str, Policy] | None = None
+    ) -> None:
+        super().__init__(store, policies or {}, clock)
         self.lost_replies = 0
         self.away = False
         self.hangs: dict[int, asyncio.Future[None]] = {}
@@ -129,11 +132,18 @@ class AccessNode:
 class World:
     """Everything of one test."""
 
-    def __init__(self, *, dispatch: Dispatch | None = None, buffer: int = 100_000) -> None:
+    def __init__(
+        self,
+        *,
+        dispatch: Dispatch | None = None,
+        buffer: int = 100_000,
+        policies: dict[str, Policy] | None = None,
+    ) -> None:
+        self.policies = policies or {}
         self.clock = ManualClock(settle=80)
         self.broker = MemoryBroker(PARTITIONS, self.clock)
         self.store = MemoryStore(PARTITIONS)
-        self.log = MemoryLog(self.store, {}, self.clock)
+        self.log = MemoryLog(self.store, self.policies, self.clock)
         self.network = MemoryNetwork()
         self.registry = MemoryRegistry()
         self.settings = Settings(
@@ -148,7 +158,7 @@ class World:
 
     async def dispatcher(self, name: str = "d1") -> DispatchNode:
         metrics = Metrics()
-        log = FaultyLog(self.store, self.clock)
+        log = FaultyLog(self.store, self.clock, self.policies)
         directory = MemoryDirectory(self.registry)
         await directory.start()
         parts = Parts(

@@ -206,7 +206,7 @@ async def test_the_replay_reaches_back_as_far_as_any_channel_keeps(monkeypatch: 
     for number in range(5):
         world.message(ROOM, str(number))
     await world.clock.advance(1)
-    for _ in range(11):
+    for _ in range(17):
         await world.clock.advance(100)
     world.message(ROOM, "new")
     await world.clock.advance(1)
@@ -215,6 +215,36 @@ async def test_the_replay_reaches_back_as_far_as_any_channel_keeps(monkeypatch: 
     first = next(batch for batch in reversed(world.logs["d1"].batches) if batch.records)
     assert [record.offset for record in first.records] == [5]
     assert (await world.view(ROOM)).epoch.endswith(".5")
+    await world.stop()
+
+
+@pytest.mark.parametrize("lost_at", [1100, 1750])
+async def test_a_repetition_is_not_shown_where_its_first_is_gone(
+    monkeypatch: pytest.MonkeyPatch, lost_at: int
+) -> None:
+    """inv 3, 9: what repeats a message from before the replay is new only where it is too old to show."""
+    policies = {"room": Policy(keep_seconds=1000)}
+    monkeypatch.setattr("services.dispatch.rebuild.Policy", lambda: policies["room"])
+    monkeypatch.setattr("holdfast.settings.DEFAULT_POLICIES", policies)
+    world = World(policies=policies)
+    await world.dispatcher()
+
+    async def until(seconds: int) -> None:
+        while world.clock.monotonic() < seconds:
+            await world.clock.advance(50)
+
+    world.message(ROOM, "first", source="u\0c", score=1024)
+    await until(290)
+    world.message(ROOM, "again", source="u\0c", score=1024)
+    await until(900)
+    world.message(ROOM, "later")
+    await until(lost_at)
+    assert (await world.view(ROOM)).head == 2
+    world.store.flush()
+    await settled(world)
+    shown = b"".join(entry for _, entry in (await world.view(ROOM)).entries)
+    assert b"later" in shown
+    assert b"again" not in shown
     await world.stop()
 
 

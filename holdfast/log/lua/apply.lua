@@ -299,7 +299,7 @@ for c, h in pairs(touched) do
     else
       if redis.call('RPUSH', list, unpack(h.bodies)) > count then redis.call('LTRIM', list, -count, -1) end
       redis.call('PEXPIRE', list, int(left))
-      local cutoff = h.latest - keep
+      local cutoff = math.max(h.latest, now) - keep
       if h.oldest < cutoff then
         local drop = 0
         h.oldest = h.latest
