@@ -24,6 +24,7 @@ from holdfast.observe.health import HealthServer
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
 from holdfast.settings import Settings, load
+from holdfast.workers import end_with_supervisor, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -95,9 +96,9 @@ def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
         sys.exit(EXIT_SETTINGS)
     worker = os.environ.get("WORKER_NUMBER")
     if role == "access" and settings.process.workers > 1 and worker is None:
-        from holdfast.workers import supervise  # noqa: PLC0415
-
         sys.exit(supervise(settings.process.workers))
+    if worker is not None:
+        end_with_supervisor()
     number = int(worker or 0)
     node = settings.process.node or f"{socket.gethostname()}-{os.getpid()}"
     name = f"{node}-{number}" if worker is not None else node
