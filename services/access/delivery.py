@@ -99,6 +99,8 @@ class Delivery:
                 flow.heard = None
                 if epoch != view.epoch or seq > view.head:
                     self.heard(channel, epoch, seq)
+            if flow is not None and flow.again:
+                self._sync(channel)  # it was to be looked at before it had a position
             return
         if channel.epoch != view.epoch:
             if older(view, channel.epoch):

@@ -39,10 +39,19 @@ class _Answer(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Answer).decode
 
 
-class Chain:
-    """One partition: everything up to offset `upto` of `generation` was heard, or is being asked for."""
+READS_KEPT: Final = 5
+"""Seconds: how far back, at least, the positions of reads are held against a break."""
 
-    __slots__ = ("asking", "generation", "heard_at", "since", "upto")
+
+class Chain:
+    """One partition: everything up to offset `upto` of `generation` was heard, or is being asked for.
+
+    `read` and `read_before` are the lowest offsets at which the store stood in the reads of the last seconds.
+    Who subscribed by a read of a store that had just lost writes was told nothing of them when they were
+    applied first: what was heard says nothing for him, so a break asks from that offset on.
+    """
+
+    __slots__ = ("asking", "generation", "heard_at", "read", "read_before", "since", "ticks", "upto")
 
     def __init__(self) -> None:
         self.generation = ""
@@ -50,6 +59,26 @@ class Chain:
         self.since: int | None = None
         self.heard_at = 0.0
         self.asking = False
+        self.read: int | None = None
+        self.read_before: int | None = None
+        self.ticks = 0
+
+    def ask_since(self, offset: int) -> None:
+        """Ask from this offset on, or from an earlier one that is to be asked for anyway."""
+        self.since = offset if self.since is None else min(self.since, offset)
+
+    def broken(self) -> None:
+        """Ask from what was heard on, or from the lowest recent read on."""
+        for offset in (NEW if self.upto is None else self.upto, self.read, self.read_before):
+            if offset is not None:
+                self.ask_since(offset)
+        self.read = self.read_before = None
+
+    def tick(self) -> None:
+        """Let a second pass; ticks, not the clock: a process that stood still has not forgotten anything."""
+        self.ticks += 1
+        if self.ticks % READS_KEPT == 0:
+            self.read, self.read_before = None, self.read
 
 
 class Links:
@@ -70,6 +99,12 @@ class Links:
         """Return the (generation, offset) that a shard is known to have reached."""
         chain = self._chains[shard]
         return chain.generation, NEW if chain.upto is None else chain.upto
+
+    def was_read(self, shard: int, generation: str, offset: int) -> None:
+        """Take the position at which a shard was read."""
+        chain = self._chains[shard]
+        if generation == chain.generation and (chain.read is None or offset < chain.read):
+            chain.read = offset
 
     def stop(self) -> None:
         """Ask no more."""
@@ -147,6 +182,7 @@ class Links:
         """Go on in another generation: every channel of it has begun again."""
         chain = self._chains[shard]
         known, chain.generation, chain.upto = chain.generation, generation, upto
+        chain.read = chain.read_before = None
         if known:
             self._all(shard)
 
@@ -174,8 +210,7 @@ class Links:
     def missed(self, shard: int, why: str) -> None:
         """Ask the shard what changed since the last position that is known."""
         chain = self._chains[shard]
-        if chain.since is None:
-            chain.since = chain.upto if chain.upto is not None else NEW
+        chain.broken()
         if not chain.asking:
             chain.asking = True
             task = asyncio.get_running_loop().create_task(self._ask(shard, chain, why))
@@ -195,7 +230,7 @@ class Links:
                     if watermark.offset < known[1] and chain.generation == known[0]:
                         raise Rebuilding("the store has lost writes")
                 except Retry as error:
-                    chain.since = since if chain.since is None else min(since, chain.since)
+                    chain.ask_since(since)
                     _log.debug("cannot ask what changed: %s", error, extra={"shard": shard})
                     await node.clock.sleep(error.after or delay)
                     delay = min(delay * 2, 1.0)
@@ -203,8 +238,7 @@ class Links:
                 for name, _ in changed:
                     self._look(name)
                 if len(changed) >= PAGE:
-                    rest = changed[-1][1]
-                    chain.since = rest if chain.since is None else min(rest, chain.since)
+                    chain.ask_since(changed[-1][1])
                 elif chain.upto is None or chain.upto < watermark.offset:
                     chain.upto = watermark.offset
         finally:
@@ -214,5 +248,6 @@ class Links:
         """Once a second: ask for partitions of which nothing is heard."""
         now = self._node.clock.monotonic()
         for shard, chain in enumerate(self._chains):
+            chain.tick()
             if now - chain.heard_at > QUIET_SECONDS and not chain.asking:
                 self.missed(shard, "quiet")

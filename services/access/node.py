@@ -72,7 +72,7 @@ class AccessNode:
         self.admission = Admission(self)
         self.roster = Roster(self)
         self.links = Links(self)
-        self.reader = Reader(parts.log, self.clock, self.links.position)
+        self.reader = Reader(parts.log, self.clock, self.links)
         self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
         self.routes = Routes(
             parts.log,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock
     from holdfast.log.port import Log, Query, View
 
+    from .links import Links
+
 MAX_QUERIES: Final = 128
 """Queries in one read, at most: a read must not hold the store for long."""
 
@@ -28,13 +30,13 @@ class Reader:
     """Reads channels. A query is asked again until it is answered; who asked must know when to give up.
 
     What waits is bounded by who asks: one query per join and one per channel position that lags.
-    `position(shard)` is the highest (generation, offset) that is known: a store that says less has lost
-    writes, and will be rebuilt.
+    `links` knows the highest (generation, offset) of a shard: a store that says less has lost writes, and
+    will be rebuilt. It is told where the store stood in each answer.
     """
 
-    def __init__(self, log: Log, clock: Clock, position: Callable[[int], tuple[str, int]]) -> None:
+    def __init__(self, log: Log, clock: Clock, links: Links) -> None:
         self._log = log
-        self._position = position
+        self._links = links
         self._clock = clock
         self._waiting: list[list[tuple[Query, Callable[[View], None]]]] = [[] for _ in range(log.partitions)]
         self._running = [False] * log.partitions
@@ -63,7 +65,7 @@ class Reader:
         try:
             while waiting := self._waiting[shard]:
                 batch, self._waiting[shard] = waiting[:MAX_QUERIES], waiting[MAX_QUERIES:]
-                generation, position = self._position(shard)
+                generation, position = self._links.position(shard)
                 try:
                     views = await self._log.read(shard, [query for query, _ in batch])
                     if views[0].generation == generation and views[0].position < position:
@@ -75,6 +77,7 @@ class Reader:
                     delay = min(delay * 2, LONGEST_DELAY)
                     continue
                 delay = FIRST_DELAY
+                self._links.was_read(shard, views[0].generation, views[0].position)
                 for (_, call), view in zip(batch, views, strict=True):
                     call(view)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from holdfast.log.port import Watermark
 from holdfast.nodelink.frames import BREAK, MessageItem
 from services.access import fanout
 from tests.access.world import Client, World
@@ -213,3 +214,45 @@ async def test_positions_are_forgotten_with_the_last_subscriber() -> None:
         await world.clock.settle()
         assert len(world.node.registry) == 0
         assert not world.node.drivers
+
+
+async def test_who_reads_a_store_that_lost_writes_gets_them_when_they_are_back() -> None:
+    """inv 9: what was applied before the route, lost, announced and applied again is delivered."""
+    async with World() as world:
+        shard = world.node.registry.shard_of("room:1")
+        before = world.store.snapshot(shard)
+        await world.append("room:1", "1")
+        world.store.restore(shard, before)
+        bob = await in_room(world, "bob")
+        assert bob.take("subscribed")[0]["seq"] == 0
+        world.push("room:1")  # the position of before the loss: it follows what the node knows
+        world.offsets[shard], world.watermarks[shard] = 0, Watermark()
+        await world.append("room:1", "1")
+        world.push("room:1", follows=BREAK)
+        await bob.until(lambda: bob.seqs("room:1") == [1])
+
+
+async def test_reads_of_long_ago_do_not_make_a_break_dear() -> None:
+    """inv 7: after a break the node asks from what it heard on, or its reads of the last seconds."""
+    async with World() as world:
+        await in_room(world, "bob")
+        for text in ("1", "2", "3"):
+            await world.publish("room:1", text)
+        shard = world.node.registry.shard_of("room:1")
+        asked: list[int] = []
+        changed = world.log.changed
+
+        async def noted(number: int, since: int, limit: int) -> Any:
+            if number == shard:
+                asked.append(since)
+            return await changed(number, since, limit)
+
+        world.log.changed = noted  # type: ignore[method-assign]
+        world.push("room:1", follows=BREAK)
+        await world.clock.settle()
+        for _ in range(12):
+            await world.clock.advance(1)
+            world.push("room:1")
+        world.push("room:1", follows=BREAK)
+        await world.clock.settle()
+        assert asked == [-1, 2]
