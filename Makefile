@@ -57,8 +57,8 @@ docs: $(STAMP) ## write the pages that are generated
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel
 
-cluster: $(STAMP) ## start real servers and two of every service on this machine, until Ctrl-C
-	@exec $(PY) -m deploy.local.cluster start
+cluster: $(STAMP) ## start real servers (BROKERS of Kafka: 1) and two of every service here, until Ctrl-C
+	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1)
 
 cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left running
 	@$(PY) -m deploy.local.cluster stop

@@ -21,77 +21,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from deploy.local import servers
+from deploy.local.consul import start_consul
+from deploy.local.kafka import start_brokers
 from deploy.local.process import Running, Unavailable, free_port
+from deploy.local.redis import start_redis
+from deploy.local.service import ServiceProcess, started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 DEMO: Final = "services.embedded.demo:app"
 _STOP_SECONDS: Final = 20.0
-
-
-class ServiceProcess(Running):
-    """One process of a service. Its ports stay the same over all of its starts."""
-
-    def __init__(
-        self, role: str, name: str, directory: Path, environment: Mapping[str, str], *, guarded: bool
-    ) -> None:
-        self.role = role
-        self.ready_file = directory / f"{name}.ready.json"
-        own = {
-            "HOLDFAST_CONFIG": str(directory / "holdfast.toml"),
-            "HOLDFAST_PROCESS_NODE": name,
-            "HOLDFAST_PROCESS_READY_FILE": str(self.ready_file),
-            "HOLDFAST_PROCESS_METRICS_PORT": str(free_port()),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path.cwd())]),
-            "PYTHONUNBUFFERED": "1",
-        }
-        names = {
-            "access": ("ACCESS_WEBSOCKET_PORT", "ACCESS_TCP_PORT", "NODELINK_PORT"),
-            "logic": ("API_PORT",),
-        }
-        own |= {f"HOLDFAST_{port}": str(free_port()) for port in names.get(role, ())}
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("HOLDFAST_")}
-        super().__init__(
-            name,
-            f"127.0.0.1:{own['HOLDFAST_PROCESS_METRICS_PORT']}",
-            self.ready_file.exists,
-            command=[sys.executable, "-m", f"services.{role}"],
-            directory=directory,
-            environment=inherited | own | dict(environment),
-            guarded=guarded,
-        )
-
-    def start(self) -> None:
-        """See `Running.start`; what an earlier start said of itself is forgotten."""
-        if not self.alive:
-            self.ready_file.unlink(missing_ok=True)
-        super().start()
-
-    def describe(self) -> dict[str, Any]:
-        """Return what cluster.json says of it: what it wrote once it served, and addresses made of that."""
-        told: dict[str, Any] = {"role": self.role, "node": self.name}
-        if self.ready_file.exists():
-            told |= json.loads(self.ready_file.read_text())
-        told |= {"pid": self.pid, "started": _started(self.pid), "log": str(self.log)}
-        for key, form in (
-            ("websocket", "ws://127.0.0.1:{}/ws"),
-            ("tcp", "tcp://127.0.0.1:{}"),
-            ("api", "http://127.0.0.1:{}"),
-            ("metrics", "http://127.0.0.1:{}/metrics"),
-        ):
-            if isinstance(told.get(key), int):
-                told[key] = form.format(told[key])
-        return told
 
 
 class LocalCluster:
     """Real servers, and so many processes of each service; `app` (module:name) has the handlers.
 
     `settings` are more settings, as `{"section.name": value}`. Not `guarded`, it outlives this process.
-    Methods block; from a coroutine, use `asyncio.to_thread`. Nodes are named `access-0`, `logic-1` and so on.
+    Methods block; from a coroutine, use `asyncio.to_thread`. Nodes are named `access-0`, `logic-1` and so on,
+    servers `kafka`, `redis` and `consul`. Several `brokers` are `kafka-1` and so on; from three on, topics
+    have three replicas. All listen on 127.0.0.1; where `via` is another address of loopback, all look for
+    each other there, on the same ports: whoever wants a hand on the links listens there, before `start`.
     """
 
     def __init__(
@@ -101,6 +51,8 @@ class LocalCluster:
         access: int = 2,
         logic: int = 2,
         dispatch: int = 2,
+        brokers: int = 1,
+        via: str = "127.0.0.1",
         app: str = "",
         settings: Mapping[str, Any] | None = None,
         guarded: bool = True,
@@ -108,9 +60,16 @@ class LocalCluster:
         self.dir = directory.resolve()
         self.secret = secrets.token_urlsafe(32)
         self.api_key = secrets.token_urlsafe(24)
-        self.nodes: dict[str, ServiceProcess] = {}
+        self.nodes = {
+            f"{role}-{number}": ServiceProcess(role, f"{role}-{number}", self.dir, {}, guarded=guarded)
+            for role, count in (("access", access), ("logic", logic), ("dispatch", dispatch))
+            for number in range(count)
+        }
+        kafka = [f"kafka-{number}" for number in range(1, brokers + 1)] if brokers > 1 else ["kafka"]
+        self.server_ports = {name: free_port() for name in (*kafka, "redis", "consul")}
         self._servers: dict[str, Running] = {}
-        self._counts = {"access": access, "logic": logic, "dispatch": dispatch}
+        self._brokers = kafka
+        self._via = via
         self._app = app
         self._more = dict(settings or {})
         self._guarded = guarded
@@ -124,8 +83,18 @@ class LocalCluster:
 
     @property
     def kafka(self) -> Running:
-        """The Kafka of this cluster."""
-        return self._servers["kafka"]
+        """The Kafka of this cluster; its first broker, where there are several."""
+        return self.brokers[0]
+
+    @property
+    def brokers(self) -> list[Running]:
+        """The brokers of this cluster's Kafka."""
+        return [server for name, server in self._servers.items() if name.startswith("kafka")]
+
+    @property
+    def servers(self) -> dict[str, Running]:
+        """Kafka's brokers, Redis and Consul by name, once started."""
+        return self._servers
 
     @property
     def redis(self) -> Running:
@@ -140,16 +109,12 @@ class LocalCluster:
     def start(self) -> None:
         """Start everything and wait until it serves. Raises Unavailable, and leaves nothing running then."""
         self.dir.mkdir(parents=True, exist_ok=True)
-        for name in ("kafka", "redis", "consul"):  # what an earlier cluster here left belongs to its keys
+        for name in self.server_ports:  # what an earlier cluster here left belongs to its keys
             shutil.rmtree(self.dir / name, ignore_errors=True)
         try:
             self._start_servers()
             (self.dir / "holdfast.toml").touch(mode=0o600)
             (self.dir / "holdfast.toml").write_text(self._settings())
-            for role, count in self._counts.items():
-                for number in range(count):
-                    name = f"{role}-{number}"
-                    self.nodes[name] = ServiceProcess(role, name, self.dir, {}, guarded=self._guarded)
             for node in self.nodes.values():
                 node.start()
             for node in self.nodes.values():
@@ -190,7 +155,7 @@ class LocalCluster:
         apis = [node["api"] for node in nodes if "api" in node]
         return {
             "supervisor": os.getpid() if self._guarded else 0,
-            "supervisor_started": _started(os.getpid()) if self._guarded else "",
+            "supervisor_started": started(os.getpid()) if self._guarded else "",
             "api": apis[0] if apis else "",
             "apis": apis,
             "api_key": self.api_key,
@@ -199,7 +164,7 @@ class LocalCluster:
                 name: {
                     "address": server.address,
                     "pid": server.pid,
-                    "started": _started(server.pid),
+                    "started": started(server.pid),
                     "log": str(server.log) if server.ours else "",
                 }
                 for name, server in self._servers.items()
@@ -215,34 +180,44 @@ class LocalCluster:
         unfinished.replace(self.dir / "cluster.json")
 
     def _start_servers(self) -> None:
-        def start(name: str) -> Running:
-            directory = self.dir / name
-            if name == "kafka":
-                return servers.start_kafka(directory, guarded=self._guarded)
-            if name == "redis":
-                return servers.start_redis(directory, guarded=self._guarded)
-            return servers.start_consul(directory, guarded=self._guarded)
+        ports, guarded = self.server_ports, self._guarded
+
+        def kafka() -> list[Running]:
+            folder = self.dir / "kafka" if len(self._brokers) == 1 else self.dir
+            numbers = [ports[name] for name in self._brokers]
+            return start_brokers(folder, numbers, advertise=self._via, guarded=guarded)
 
         with ThreadPoolExecutor() as pool:
-            starting = {name: pool.submit(start, name) for name in ("kafka", "redis", "consul")}
+            starting = [
+                pool.submit(kafka),
+                pool.submit(lambda: [start_redis(self.dir / "redis", ports["redis"], guarded=guarded)]),
+                pool.submit(lambda: [start_consul(self.dir / "consul", ports["consul"], guarded=guarded)]),
+            ]
         self._servers = {
-            name: future.result() for name, future in starting.items() if future.exception() is None
+            server.name: server
+            for future in starting
+            if future.exception() is None
+            for server in future.result()
         }
-        for future in starting.values():
+        for future in starting:
             future.result()
+
+    def _seen(self, server: Running) -> str:
+        """Return the address at which services look for a server."""
+        return f"{self._via}:{server.port}" if server.ours else server.address
 
     def _settings(self) -> str:
         values: dict[str, Any] = {
             "process.host": "127.0.0.1",
-            "process.advertise": "127.0.0.1",
+            "process.advertise": self._via,
             "process.drain_seconds": 5.0,
-            "kafka.servers": self.kafka.address,
-            "kafka.replication": 1,
+            "kafka.servers": ",".join(map(self._seen, self.brokers)),
+            "kafka.replication": 3 if len(self.brokers) >= 3 else 1,
             "kafka.prefix": f"local-{secrets.token_hex(4)}",
-            "redis.url": f"redis://{self.redis.address}/0",
+            "redis.url": f"redis://{self._seen(self.redis)}/0",
             "redis.prefix": f"local-{secrets.token_hex(4)}",
             "membership.kind": "consul",
-            "consul.address": self.consul.address,
+            "consul.address": self._seen(self.consul),
             "consul.service": f"local-{secrets.token_hex(4)}",
             "auth.secrets": [self.secret],
             "nodelink.secret": secrets.token_urlsafe(24),
@@ -256,14 +231,6 @@ class LocalCluster:
         return "".join(f"[{name}]\n" + "\n".join(lines) + "\n\n" for name, lines in sections.items())
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, in the kernel's words: with its id, that names it for ever."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
 def _start(options: argparse.Namespace) -> int:
     directory = Path(options.dir)
     if (directory / "cluster.json").exists():
@@ -274,6 +241,7 @@ def _start(options: argparse.Namespace) -> int:
         access=options.access,
         logic=options.logic,
         dispatch=options.dispatch,
+        brokers=options.brokers,
         app=options.app,
         guarded=not options.detach,
     )
@@ -304,7 +272,7 @@ def _watch(cluster: LocalCluster) -> None:
     gone: set[str] = set()
     while True:
         time.sleep(1.0)
-        for process in [*cluster.nodes.values(), cluster.kafka, cluster.redis, cluster.consul]:
+        for process in [*cluster.nodes.values(), *cluster.servers.values()]:
             if process.ours and not process.alive and process.name not in gone:
                 gone.add(process.name)
                 print(f"{process.name} has ended; see {process.log}", flush=True)
@@ -336,15 +304,15 @@ def _stop(options: argparse.Namespace) -> int:
     return 0
 
 
-def _runs(pid: int, started: str) -> bool:
-    return pid > 0 and bool(started) and _started(pid) == started
+def _runs(pid: int, start: str) -> bool:
+    return pid > 0 and bool(start) and started(pid) == start
 
 
 def _end(processes: list[tuple[int, str]], wait: float) -> None:
     for sign in (signal.SIGTERM, signal.SIGKILL):
         until = time.monotonic() + wait
-        for pid, started in processes:
-            if _runs(pid, started):
+        for pid, start in processes:
+            if _runs(pid, start):
                 os.kill(pid, sign)
         while any(_runs(*process) for process in processes) and time.monotonic() < until:
             time.sleep(0.05)
@@ -359,6 +327,7 @@ def main() -> int:
     start.add_argument("--app", default=DEMO, help="handlers, as module:name (default: the demo's)")
     for role in ("access", "logic", "dispatch"):
         start.add_argument(f"--{role}", type=int, default=2, metavar="N", help="processes (default: 2)")
+    start.add_argument("--brokers", type=int, default=1, metavar="N", help="of Kafka (default: 1)")
     stop = commands.add_parser("stop", help="stop the one that runs")
     for command, run in ((start, _start), (stop, _stop)):
         command.add_argument("--dir", default="run/cluster", help="its folder (default: run/cluster)")

@@ -1,4 +1,4 @@
-"""Apache Kafka: one KRaft node on loopback.
+"""Apache Kafka on loopback: one KRaft node, or several that replicate.
 
 Looked for in this order: a running server (`HF_LOCAL_KAFKA=host:port`), a folder of jars
 (`HF_LOCAL_KAFKA_JARS`), the distribution whose `kafka-server-start.sh` is on PATH, the cache; then Maven
@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,7 @@ from deploy.local import cache
 from deploy.local.process import Running, Unavailable, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 VERSION: Final = "4.3.0"
 _SCALA: Final = "2.13"
@@ -43,10 +44,9 @@ _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 """
 
-# Small, quick to start and quick to notice a death; replication of everything internal is 1.
+# Small, quick to start and quick to notice a death; replication of everything internal is 1 on one broker.
 _SETTINGS: Final = {
     "process.roles": "broker,controller",
-    "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -78,6 +78,20 @@ _SETTINGS: Final = {
     "controller.quorum.fetch.timeout.ms": "1000",
 }
 
+# With three, any one broker may die; nobody is taken for dead because the machine is busy for a moment.
+_REPLICATED: Final = {
+    "default.replication.factor": "3",
+    "min.insync.replicas": "2",
+    "offsets.topic.replication.factor": "3",
+    "transaction.state.log.replication.factor": "3",
+    "transaction.state.log.min.isr": "2",
+    "share.coordinator.state.topic.replication.factor": "3",
+    "share.coordinator.state.topic.min.isr": "2",
+    "broker.session.timeout.ms": "3000",
+    "controller.quorum.election.timeout.ms": "500",
+    "controller.quorum.fetch.timeout.ms": "2000",
+}
+
 
 def start_kafka(
     directory: Path, port: int = 0, settings: Mapping[str, str] | None = None, *, guarded: bool = True
@@ -87,21 +101,63 @@ def start_kafka(
     `settings` are server properties that go before ours. Not `guarded`, it outlives this process.
     Raises Unavailable.
     """
+    return start_brokers(directory, [port], settings, guarded=guarded)[0]
+
+
+def start_brokers(
+    directory: Path,
+    ports: Sequence[int],
+    settings: Mapping[str, str] | None = None,
+    *,
+    advertise: str = "127.0.0.1",
+    guarded: bool = True,
+) -> list[Running]:
+    """Return the brokers of one Kafka, one for each port (0: any); from three on, topics have three replicas.
+
+    They listen on 127.0.0.1 and tell everybody, each other included, to find them at `advertise` on the same
+    ports. Several are named `kafka-1` and so on, each with a folder of that name. Raises Unavailable.
+    """
     if given := os.environ.get("HF_LOCAL_KAFKA"):
         running = Running("kafka", given, lambda: answers(given))
         running.wait_ready(10.0)
-        return running
+        return [running]
     java, jars = _java(), _jars()
-    archive = _archive(java, jars)
-    options = [f"-XX:SharedArchiveFile={archive}"]
-    running = _node(java, jars, directory, options=options, port=port, settings=settings, guarded=guarded)
-    running.start()
-    running.wait_ready()
-    return running
+    options = [f"-XX:SharedArchiveFile={_archive(java, jars)}"]
+    several = len(ports) > 1
+    controllers = [free_port() for _ in ports]
+    brokers = [
+        _node(
+            java,
+            jars,
+            directory / f"kafka-{number}" if several else directory,
+            options=options,
+            port=port,
+            number=number,
+            controllers=controllers,
+            name=f"kafka-{number}" if several else "kafka",
+            advertise=advertise,
+            settings=(_REPLICATED if len(ports) >= 3 else {}) | dict(settings or {}),
+            guarded=guarded,
+        )
+        for number, port in enumerate(ports, 1)
+    ]
+    try:
+        for broker in brokers:
+            broker.start()
+        for broker in brokers:
+            broker.wait_ready()
+            until = time.monotonic() + 60.0
+            while not answers(broker.address, len(brokers)) and time.monotonic() < until:
+                time.sleep(0.02)
+    except BaseException:
+        for broker in brokers:
+            broker.kill()
+        raise
+    return brokers
 
 
-def answers(address: str) -> bool:
-    """Tell whether a Kafka answers at host:port, and knows of a live broker."""
+def answers(address: str, brokers: int = 1) -> bool:
+    """Tell whether a Kafka answers at host:port, and knows of so many live brokers."""
     host, _, port = address.partition(",")[0].rpartition(":")
     # Metadata, version 7, correlation id 1, no client id, no topics, no creation of any.
     body = struct.pack(">hhihib", 3, 7, 1, -1, 0, 0)
@@ -111,7 +167,7 @@ def answers(address: str) -> bool:
             answer = connection.recv(16)
     except OSError:
         return False
-    return len(answer) == 16 and struct.unpack(">iiii", answer)[3] > 0
+    return len(answer) == 16 and struct.unpack(">iiii", answer)[3] >= brokers
 
 
 def _java() -> str:
@@ -162,17 +218,25 @@ def _node(
     *,
     options: list[str],
     port: int = 0,
+    number: int = 1,
+    controllers: Sequence[int] = (),
+    name: str = "kafka",
+    advertise: str = "127.0.0.1",
     settings: Mapping[str, str] | None = None,
     guarded: bool = True,
 ) -> Running:
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    address, controller = f"127.0.0.1:{port or free_port()}", f"127.0.0.1:{free_port()}"
+    port, controllers = port or free_port(), controllers or [free_port()]
+    address = f"127.0.0.1:{port}"
     properties = directory / "server.properties"
     own = {
-        "controller.quorum.voters": f"1@{controller}",
-        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{address}",
+        "node.id": str(number),
+        "controller.quorum.voters": ",".join(
+            f"{voter}@127.0.0.1:{controller}" for voter, controller in enumerate(controllers, 1)
+        ),
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://127.0.0.1:{controllers[number - 1]}",
+        "advertised.listeners": f"PLAINTEXT://{advertise}:{port}",
         "log.dirs": str(directory / "data"),
     }
     lines = (_SETTINGS | own | dict(settings or {})).items()
@@ -185,5 +249,5 @@ def _node(
         cache.run("kafka", [*tool, "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(properties)])
     command = [*base, "kafka.Kafka", str(properties)]
     return Running(
-        "kafka", address, lambda: answers(address), command=command, directory=directory, guarded=guarded
+        name, address, lambda: answers(address), command=command, directory=directory, guarded=guarded
     )

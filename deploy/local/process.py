@@ -6,6 +6,7 @@ kills what it was told of when the pipe closes. (A death signal would come when 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
@@ -60,6 +61,8 @@ class _Guard:
         with self._lock:
             if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
                 self._owner = os.getpid()
+                atexit.unregister(self.close)
+                atexit.register(self.close)
                 self._process = subprocess.Popen(
                     [sys.executable, "-S", "-E", "-c", _GUARD],
                     stdin=subprocess.PIPE,
@@ -70,6 +73,13 @@ class _Guard:
             if pipe is not None:
                 pipe.write(f"{number}\n")
                 pipe.flush()
+
+    def close(self) -> None:
+        """Close the pipe and see the guard off: Python warns of a child that nobody waited for."""
+        with self._lock:
+            if self._process is not None and self._owner == os.getpid():
+                self._process.communicate()
+                self._process = None
 
 
 _guard = _Guard()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.cluster import _runs, _started
+from deploy.local.cluster import LocalCluster, _runs
+from deploy.local.service import started
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "deploy.local.cluster"]
@@ -44,9 +45,32 @@ def test_start_describe_stop(kafka_server: object, consul_server: object, tmp_pa
     assert not file.exists()
 
 
+@pytest.mark.cluster
+@pytest.mark.timeout(120)
+def test_three_brokers_outlive_one(kafka_server: object, consul_server: object, tmp_path: Path) -> None:
+    """inv 1: with three brokers, topics have three replicas, and one that dies stops nothing."""
+    with LocalCluster(tmp_path, access=0, logic=1, dispatch=0, brokers=3) as cluster:
+        if not cluster.kafka.ours:
+            pytest.skip("a Kafka given by setting has the brokers it has")
+        first, *others = cluster.brokers
+        assert [broker.name for broker in cluster.brokers] == ["kafka-1", "kafka-2", "kafka-3"]
+        first.kill()
+        logs = [broker.log.parent / "data" for broker in (first, *others)]
+        assert all(len(list(log.glob("*outbound-0"))) == 1 for log in logs)
+        call = urllib.request.Request(
+            cluster.describe()["api"] + "/v1/publish",
+            data=b'{"channel": "user:bob", "type": "text", "data": 1, "id": "one"}',
+            headers={"Authorization": f"Bearer {cluster.api_key}"},
+        )
+        with urllib.request.urlopen(call, timeout=20) as answer:
+            assert answer.status == 200
+        first.start()
+        first.wait_ready()
+
+
 def test_a_reused_process_id_is_another_process() -> None:
     """A process is ended only if it is the one that was started: its id and its start time."""
-    mine = _started(os.getpid())
+    mine = started(os.getpid())
     assert _runs(os.getpid(), mine)
     assert not _runs(os.getpid(), str(int(mine) - 1))
     assert not _runs(0, "")

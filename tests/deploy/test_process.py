@@ -82,6 +82,28 @@ def test_dies_with_its_starter(tmp_path: Path) -> None:
     assert _gone(pid)
 
 
+def test_leaves_no_warning_behind(tmp_path: Path) -> None:
+    """A program that stopped what it started ends without a word, its guard included."""
+    starter = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from deploy.local.process import Running\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "folder = Path(sys.argv[1])\n"
+        "running = Running('sleeper', '127.0.0.1:1', lambda: True, command=command, directory=folder)\n"
+        "running.start()\n"
+        "running.stop()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", starter, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stderr == ""
+
+
 def test_what_is_not_ours_cannot_be_ended() -> None:
     """A server given by address can be used, not stopped, and the refusal names it."""
     given = Running("kafka", "127.0.0.1:9", lambda: True)
