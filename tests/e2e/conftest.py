@@ -66,6 +66,12 @@ class People:
             assert answer.status == status, f"{method} {path}: {answer.status} {text}"
             return json.loads(text)
 
+    async def forget_key(self) -> None:
+        """Have the next call use the key that `info` has by then."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
     async def token(self, user: str, **claims: Any) -> str:
         """Issue a token."""
         return str((await self.api("POST", "/v1/tokens", {"user": user, **claims}))["token"])
