@@ -39,9 +39,6 @@ _log = logging.getLogger(__name__)
 LONGEST_DELAY: Final = 30.0
 """Seconds between two runs, at most."""
 
-CONFIRM: Final = 0.5
-"""Seconds, beyond `dispatch.idle`, after which a store that lost writes is known to have done so."""
-
 _TURN: Final = 64
 """Records one task handles before it lets the rest of the process have a turn."""
 
@@ -74,7 +71,6 @@ class Runner:
         self._reader = reader
         self._clock = clock
         self._logic = settings.logic
-        self._confirm = settings.dispatch.idle + CONFIRM
         self._refusal_ms = int(settings.access.request_deadline * 1000)
         self._metrics = metrics
         self._ready: deque[Lane] = deque()
@@ -150,36 +146,28 @@ class Runner:
                 item.handlers = handlers
 
     async def _look_up(self, part: Partition, shard: int, waiting: list[tuple[Lane, Item]]) -> None:
-        """Learn who is a member; as long as the store is away those who must be members wait.
-
-        Who is none is looked up once more: a store that has lost its last writes answers from the past until
-        the shard's dispatcher notices, and a refusal cannot be taken back.
-        """
-        attempt, sure = 0, False
-        while waiting and part.live and not part.closing:
-            sends = [item.what for _, item in waiting]
-            pairs = [(send.to, send.user) for send in sends if isinstance(send, Send)]
+        """Learn who is a member; as long as that is not sure those who must be members wait."""
+        sends = [item.what for _, item in waiting]
+        pairs = [(send.to, send.user) for send in sends if isinstance(send, Send)]
+        attempt = 0
+        while part.live and not part.closing:
             try:
                 answers = await self._gate.members(shard, pairs)
             except Retry as error:
                 attempt += 1
                 await self._clock.sleep(self._backoff(attempt, error.after))
                 continue
-            unsure = []
-            for one, member in zip(waiting, answers, strict=True):
-                if member or sure:
-                    one[1].verdict = "" if member else "forbidden"
-                else:
-                    unsure.append(one)
-            for lane, _ in waiting:
-                if lane.queue and not lane.busy and part.live:
-                    try:
-                        self._advance(lane)
-                    except Withheld:
-                        return
-            waiting, sure = unsure, True
-            if waiting:
-                await self._clock.sleep(self._confirm)
+            break
+        else:
+            return
+        for (_, item), member in zip(waiting, answers, strict=True):
+            item.verdict = "" if member else "forbidden"
+        for lane, _ in waiting:
+            if lane.queue and not lane.busy and part.live:
+                try:
+                    self._advance(lane)
+                except Withheld:
+                    return
 
     def _pass(self, item: Item, what: Inbound) -> None:
         """Put out what needs no handler: the message as it is, or its refusal."""

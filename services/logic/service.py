@@ -58,7 +58,7 @@ class Service:
         parts, settings = self._parts, self._parts.settings
         await self._liveness.start()
         policies = settings.policies()
-        gate = Gate(policies, parts.log)
+        gate = Gate(policies, parts.log, parts.bus, parts.clock)
         reader = StoreReader(parts.log, parts.directory, self._liveness.alive, gate)
         deadline = settings.kafka.deadline
         api = Api(

@@ -247,7 +247,7 @@ async def test_reads_of_long_ago_do_not_make_a_break_dear() -> None:
                 asked.append(since)
             return await changed(number, since, limit)
 
-        world.log.changed = noted  # type: ignore[method-assign]
+        world.log.changed = noted  # type: ignore[method-assign, assignment]
         world.push("room:1", follows=BREAK)
         await world.clock.settle()
         for _ in range(12):

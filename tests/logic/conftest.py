@@ -21,7 +21,6 @@ from holdfast.settings import Api as ApiSettings
 from holdfast.settings import Auth, Kafka, Settings
 from services.logic.api import Api, create_api
 from services.logic.api.openapi import document
-from services.logic.gate import Gate
 from services.logic.reading import StoreReader
 from tests.logic.schema import errors
 from tests.logic.world import PARTITIONS, World
@@ -90,7 +89,7 @@ class ApiWorld(World):
             log=self.log,
             directory=self.directory,
             metrics=self.metrics,
-            reader=StoreReader(self.log, self.directory, self.alive, Gate(self.policies, self.log)),
+            reader=StoreReader(self.log, self.directory, self.alive, self.gate()),
             producer=self.producer,
             alive=self.alive,
             verify=Verifier(self.settings.auth).verify,

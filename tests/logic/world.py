@@ -127,24 +127,26 @@ class World:
             self.log,
             MemoryDirectory(MemoryRegistry()),
             lambda incarnation: incarnation not in self.dead,
-            Gate(self.policies, self.log),
+            self.gate(),
         )
         self.producers: list[FaultyProducer] = []
         self.workers: list[Worker] = []
         self.marks = [Watermark()] * PARTITIONS
         self.applied = [0] * PARTITIONS
 
+    def gate(self) -> Gate:
+        return Gate(self.policies, self.log, MemoryBus(self.broker), self.clock)
+
     async def start(self) -> Worker:
         """Start one more worker."""
         producer = FaultyProducer(self.broker, self.random, self.chance)
         outbox = Outbox(producer, PARTITIONS)
-        gate = Gate(self.policies, self.log)
         shared: dict[str, Any] = {
             "clock": self.clock,
             "settings": self.settings,
             "metrics": self.metrics,
         }
-        runner = Runner(self.app, outbox, gate, self.reader, **shared)
+        runner = Runner(self.app, outbox, self.gate(), self.reader, **shared)
         worker = Worker(MemoryBus(self.broker), outbox, runner, **shared)
         self.producers.append(producer)
         self.workers.append(worker)
