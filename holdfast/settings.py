@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from holdfast.errors import Stop
+from holdfast.log.port import WINDOW_MS
 from holdfast.policy import DEFAULT_POLICIES, Policy
 
 if TYPE_CHECKING:
@@ -291,9 +292,22 @@ def _convert(tree: dict[str, Any]) -> Settings:
                 raise Stop(f"{name}.{key} ({variable}) is wrong: {reason}{shown}") from None
         sections[name] = value
     try:
-        return msgspec.convert(sections, Settings, strict=False)
+        made = msgspec.convert(sections, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise Stop(f"settings: {error}") from None
+    _check_retention(made)
+    return made
+
+
+def _check_retention(made: Settings) -> None:
+    """Raise Stop where a channel is to keep what Kafka does not: it could not be rebuilt."""
+    for kind, policy in made.policies().items():
+        needed = policy.keep_seconds + 2 * WINDOW_MS // 1000
+        if made.kafka.retention_seconds < needed:
+            raise Stop(
+                f"kafka.retention_seconds is {made.kafka.retention_seconds}; it must be at least {needed}: "
+                f"channels.{kind}.keep_seconds is {policy.keep_seconds}, and a lost Redis is rebuilt from it"
+            )
 
 
 def _sections() -> dict[str, type[msgspec.Struct]]:

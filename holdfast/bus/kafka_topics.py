@@ -13,6 +13,8 @@ from holdfast.bus.port import TOPICS, Topic
 from holdfast.errors import Retry, Stop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from holdfast.clock import Clock
     from holdfast.settings import Kafka
 
@@ -47,14 +49,8 @@ async def prepare(admin: AIOKafkaAdminClient, settings: Kafka, clock: Clock) -> 
             raise Retry("Kafka's topics have no leaders yet")
         await clock.sleep(0.05)
         there = await _describe(admin, list(wanted.values()))
-    for name in wanted.values():
-        count = len(there[name]["partitions"])
-        if count != settings.partitions:
-            raise Stop(
-                f"topic {name} has {count} partitions, kafka.partitions is {settings.partitions}: set it to "
-                f"{count}, or give kafka.prefix another value for new topics"
-            )
-    await _check_time_stamps(admin, wanted["outbound"])
+    _check_shape(there, wanted, settings)
+    await _check_promises(admin, wanted, settings, there)
 
 
 async def _create(admin: AIOKafkaAdminClient, settings: Kafka, missing: list[Topic]) -> None:
@@ -102,18 +98,70 @@ def _usable(topic: dict[str, Any] | None) -> bool:
     )
 
 
-async def _check_time_stamps(admin: AIOKafkaAdminClient, name: str) -> None:
-    asked = ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": ""})
-    for answer in await admin.describe_configs([asked]):
-        for code, _message, _type, _name, entries in answer.resources:
-            found = {entry[0]: entry[1] for entry in entries}.get("message.timestamp.type")
+def _check_shape(there: dict[str, dict[str, Any]], wanted: dict[Topic, str], settings: Kafka) -> None:
+    for name in wanted.values():
+        count = len(there[name]["partitions"])
+        if count != settings.partitions:
+            raise Stop(
+                f"topic {name} has {count} partitions, kafka.partitions is {settings.partitions}: set it to "
+                f"{count}, or give kafka.prefix another value for new topics"
+            )
+        replicas = _replicas(there[name])
+        if replicas < settings.replication:
+            raise Stop(
+                f"topic {name} has {replicas} replicas, kafka.replication is {settings.replication}: give it "
+                f"more, or set kafka.replication to {replicas} if what is acked may be lost with a broker"
+            )
+
+
+def _replicas(topic: dict[str, Any]) -> int:
+    return min(len(part["replicas"]) for part in topic["partitions"])
+
+
+_ASKED: Final = (
+    "message.timestamp.type",
+    "min.insync.replicas",
+    "unclean.leader.election.enable",
+    "cleanup.policy",
+    "retention.ms",
+)
+
+
+async def _check_promises(
+    admin: AIOKafkaAdminClient, wanted: dict[Topic, str], settings: Kafka, there: dict[str, dict[str, Any]]
+) -> None:
+    """Refuse topics that exist and are configured so that a promise would not hold."""
+    asked = [
+        ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(_ASKED, "")) for name in wanted.values()
+    ]
+    topics = {name: topic for topic, name in wanted.items()}
+    for answer in await admin.describe_configs(asked):
+        for code, _message, _type, name, entries in answer.resources:
             if code:
                 raise Retry(f"Kafka did not tell how topic {name} is configured: {for_code(code).__name__}")
-            if found != "LogAppendTime":
-                raise Stop(
-                    f"topic {name} has message.timestamp.type={found}: set it to LogAppendTime, or a replay "
-                    "would number messages differently"
-                )
+            found = {entry[0]: entry[1] for entry in entries}
+            for option, broken, why in _broken(topics[name], found, settings, _replicas(there[name])):
+                raise Stop(f"topic {name} has {option}={found.get(option)}: set it to {broken}, {why}")
+
+
+def _broken(
+    topic: Topic, found: dict[str, str], settings: Kafka, replicas: int
+) -> Iterator[tuple[str, str, str]]:
+    """Yield (option, what it must be, why) of what breaks a promise."""
+    if topic == "outbound" and found.get("message.timestamp.type") != "LogAppendTime":
+        yield "message.timestamp.type", "LogAppendTime", "or a replay would number messages differently"
+    if replicas >= 3 and int(found.get("min.insync.replicas", "1")) < 2:
+        yield "min.insync.replicas", "2", "or what was acked may be lost with one broker"
+    if found.get("unclean.leader.election.enable") == "true":
+        yield "unclean.leader.election.enable", "false", "or a replica that lags drops what was acked"
+    compacted = "compact" in found.get("cleanup.policy", "")
+    if topic == "state" and found.get("cleanup.policy") != "compact":
+        yield "cleanup.policy", "compact", "or memberships and revocations are forgotten"
+    if topic != "state" and compacted:
+        yield "cleanup.policy", "delete", "or messages of one sender replace each other"
+    kept, wanted = int(found.get("retention.ms", "-1")), settings.retention_seconds * 1000
+    if topic in ("inbound", "outbound") and not compacted and 0 <= kept < wanted:
+        yield "retention.ms", f"{wanted} or more, or lower kafka.retention_seconds", "so that both agree"
 
 
 async def connect(servers: str, seconds: float) -> AIOKafkaAdminClient:

@@ -9,70 +9,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from holdfast import records
-from holdfast.bus.kafka import KafkaBus
 from holdfast.channel import partition_of
-from holdfast.clock import SystemClock
 from holdfast.log.port import Change, NodeUpdate, Query
-from holdfast.log.redis import RedisLog
-from holdfast.membership.memory import MemoryDirectory, MemoryRegistry
+from holdfast.membership.memory import MemoryRegistry
 from holdfast.membership.port import Node
 from holdfast.network import TcpNetwork
 from holdfast.nodelink.frames import BREAK, MessageItem, Push
 from holdfast.nodelink.server import LinkServer
 from holdfast.observe.metrics import Metrics
-from holdfast.parts import Parts
 from holdfast.settings import Dispatch, Kafka, Redis, Settings
-from services.dispatch.node import DispatchNode
+from tests.dispatch.process import Process, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from deploy.local.servers import Running
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 P = 4
 CHANNELS = [f"room:{number}" for number in range(12)]
-
-
-async def until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - the condition lies in another process
-            await asyncio.sleep(0.02)
-
-
-class Process:
-    """What one dispatcher process has of its own."""
-
-    def __init__(self, settings: Settings, registry: MemoryRegistry, name: str) -> None:
-        self.metrics = Metrics()
-        clock = SystemClock()
-        self.parts = Parts(
-            settings,
-            clock,
-            TcpNetwork(),
-            KafkaBus(settings.kafka, self.metrics, clock),
-            RedisLog(settings.redis, P, settings.policies(), self.metrics, clock),
-            MemoryDirectory(registry),
-            self.metrics,
-        )
-        self.node = DispatchNode(self.parts, name)
-
-    async def start(self) -> None:
-        await self.parts.bus.start()
-        await self.parts.log.start()
-        await self.parts.directory.start()
-        await self.node.start()
-
-    async def stop(self) -> None:
-        await self.node.stop()
-        await self.parts.directory.close()
-        await self.parts.log.close()
-        await self.parts.bus.close()
-
-    def partitions(self) -> list[int]:
-        owned: list[int] = self.node.details()["partitions"]
-        return owned
 
 
 async def test_hand_over_under_traffic(

@@ -94,3 +94,10 @@ def test_own_kinds_of_channels_join_the_built_in_ones(tmp_path):
     policies = load(str(path), {}).policies()
     assert policies["device"].send == "nobody"
     assert set(policies) == {"user", "group", "room", "device"}
+
+
+def test_kafka_must_keep_what_channels_keep():
+    """inv 9, 11: a channel that keeps longer than Kafka could not be rebuilt, and is refused."""
+    load(environ={"HOLDFAST_KAFKA_RETENTION_SECONDS": str(7 * 86_400 + 600)})
+    with pytest.raises(Stop, match=r"kafka\.retention_seconds is 604800; it must be at least 605400"):
+        load(environ={"HOLDFAST_KAFKA_RETENTION_SECONDS": str(7 * 86_400)})
