@@ -10,6 +10,7 @@ from holdfast import records
 from holdfast.auth import Verifier
 from holdfast.clock import ManualClock
 from holdfast.errors import Retry
+from holdfast.log.port import Rebuilding
 from services.logic.api import channels
 from services.logic.api.context import Call
 
@@ -272,6 +273,20 @@ async def test_groups(api):
     assert await api.call("DELETE", "/v1/groups/7/members/ann") == {"members": ["ben"]}
     assert await api.call("GET", "/v1/groups/7/members/ann") == {"members": []}
     await api.call("PUT", "/v1/groups/a%20b/members/ann", status=400)
+
+
+async def test_a_change_of_membership_outlasts_a_rebuild(api, monkeypatch):
+    """A store that is away or being rebuilt for a moment delays the answer; it is no error."""
+    read, refusals = api.api.log.read, [Rebuilding("the shard is being rebuilt") for _ in range(3)]
+
+    async def refusing(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return await read(*arguments)
+
+    monkeypatch.setattr(api.api.log, "read", refusing)
+    assert await api.call("PUT", "/v1/groups/7/members/ann") == {"members": ["ann"]}
+    assert refusals == []
 
 
 @pytest.mark.parametrize("call", [channels.join, channels.leave])

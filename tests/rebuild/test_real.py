@@ -31,7 +31,15 @@ READERS = 4
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Kafka, Redis, Consul; two access nodes, two dispatchers, one worker of logic."""
-    running = LocalCluster(tmp_path_factory.mktemp("rebuild"), access=2, logic=1, dispatch=2)
+    running = LocalCluster(
+        tmp_path_factory.mktemp("rebuild"),
+        access=2,
+        logic=1,
+        dispatch=2,
+        settings={
+            "channels.room.keep_count": 20_000
+        },  # what comes in during a slow machine's outage, and more
+    )
     try:
         running.start()
     except Unavailable as error:
@@ -82,7 +90,7 @@ async def people(cluster: LocalCluster) -> AsyncIterator[People]:
     await people.close()
 
 
-async def eventually(holds: Callable[[], Any], seconds: float) -> None:
+async def eventually(holds: Callable[[], Any], seconds: float, why: Callable[[], Any] = str) -> None:
     """Wait until `holds()` is true."""
     end = time.monotonic() + seconds
     while True:
@@ -91,7 +99,7 @@ async def eventually(holds: Callable[[], Any], seconds: float) -> None:
             found = await found
         if found:
             return
-        assert time.monotonic() < end, f"not within {seconds} s"
+        assert time.monotonic() < end, f"not within {seconds} s: {why()}"
         await asyncio.sleep(0.05)
 
 
@@ -151,8 +159,17 @@ async def test_redis_killed_under_traffic(cluster: LocalCluster, people: People,
     await asyncio.sleep(1.0)
     running = False
     await asyncio.gather(*tasks)
-    sent = sum(map(len, acked))
-    await eventually(lambda: all(len(reader.shown) >= sent for reader in readers), 20)
+    sent = {each for sender in acked for each in sender}
+
+    def lacking() -> list[str]:
+        return [
+            f"reader {number} lacks {len(sent - set(reader.shown))} of {len(sent)}, the first of them "
+            f"{min(sent - set(reader.shown))}; resets {reader.resets}"
+            for number, reader in enumerate(readers)
+            if not sent <= set(reader.shown)
+        ]
+
+    await eventually(lambda: not lacking(), 20, lacking)
     await asyncio.sleep(0.5)
     for reader in readers:
         for number in range(SENDERS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -70,12 +71,16 @@ async def _change(api: Api, call: Call, *, joined: bool) -> Members:
     version = await api.produce(Member(channel, user, joined))
     deadline = api.clock.monotonic() + PATIENCE
     delay = _FIRST
-    while not await _in_effect(api, channel, user, version, joined=joined):
+    while True:
+        with suppress(
+            Retry
+        ):  # a store that is away or being rebuilt: what is written comes into effect later
+            if await _in_effect(api, channel, user, version, joined=joined):
+                return await members(api, call)
         if api.clock.monotonic() >= deadline:
             raise Retry("the change is written, but not in effect yet", after=1.0)
         await api.clock.sleep(delay)
         delay = min(delay * 1.5, _LONGEST)
-    return await members(api, call)
 
 
 async def _in_effect(api: Api, channel: str, user: str, version: int, *, joined: bool) -> bool:
