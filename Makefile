@@ -18,7 +18,7 @@ SOURCES := $(wildcard holdfast services deploy loadtest tests examples docs/*.py
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser
 
-.PHONY: help run simulate test check static format docs wheel lock cluster cluster-stop clean
+.PHONY: help run simulate test check static format docs wheel lock cluster cluster-stop bench-plane clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -62,6 +62,9 @@ cluster: $(STAMP) ## start real servers (BROKERS of Kafka: 1) and two of every s
 
 cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left running
 	@$(PY) -m deploy.local.cluster stop
+
+bench-plane: $(STAMP) ## what a connection and a delivery cost, beside the C floor, into docs/performance.md
+	$(PY) -m loadtest.plane --runs $(or $(RUNS),3) --write
 
 # The resolver lives in an environment of its own, for the moment: what it needs is not ours.
 UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -44,7 +44,7 @@ def build(name: str) -> Path:
 class Program:
     """A running program that answers one line for each line it is told."""
 
-    def __init__(self, name: str, *arguments: str | int) -> None:
+    def __init__(self, name: str, *arguments: str | int | Path) -> None:
         self._process = subprocess.Popen(  # noqa: S603
             [build(name), *map(str, arguments)],
             stdin=subprocess.PIPE,

@@ -3,7 +3,7 @@
     python -m loadtest.plane [--connections 10000] [--runs 3] [--write]
 
 Starts a local cluster of real servers with one process of each service. CPU is utime + stime of the access
-process alone, but where a column says otherwise; medians of several runs. `--write` puts the table into
+process alone, but where a row says otherwise; medians of several runs. `--write` puts the table into
 `docs/performance.md`. Loopback only; takes a few minutes.
 """
 
@@ -11,134 +11,202 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import platform
 import statistics
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import aiohttp
 
 from deploy.local.cluster import LocalCluster
-from holdfast.auth import Issuer
-from holdfast.settings import load
+from deploy.local.process import free_port
 from loadtest.native import Program, cpu_seconds, resident
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from loadtest.target import Target, machine
 
 PAYLOAD = "x" * 128
+DELIVERIES = 200_000
+"""Of one measurement of a fan-out: more than a second of CPU."""
+
+TURNS = 5
+"""In which ours and the floor take part one after the other."""
+
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 MARK = ("<!-- plane: begin -->", "<!-- plane: end -->")
 
+FLOOR_NAMES = {"send": "C loop of send()", "uring": "io_uring"}
 
-class Bench:
-    """One local cluster, and what is measured of it."""
 
-    def __init__(self, folder: Path, cluster: LocalCluster, options: argparse.Namespace) -> None:
+class Plane:
+    """One local cluster, and what is measured of its access process."""
+
+    def __init__(self, folder: Path, cluster: LocalCluster, connections: int) -> None:
         self.folder = folder
-        self.options = options
+        self.connections = connections
         self.cluster = cluster
-        info = json.loads((cluster.dir / "cluster.json").read_text())
-        self.access = next(node for node in info["nodes"] if node["role"] == "access")
-        self.pids = {node["role"]: node["pid"] for node in info["nodes"]}
-        self.pids |= {name: server["pid"] for name, server in info["servers"].items()}
-        self.api = info["api"]
-        self.key = info["api_key"]
-        self.secret = info["auth_secret"]
+        self.target = Target.of_cluster(cluster.dir)
         self._source = 0
 
-    def tokens(self, count: int, prefix: str) -> Path:
-        """Write a file of tokens, one user each."""
-        issuer = Issuer(load(environ={"HOLDFAST_AUTH_SECRETS": self.secret}).auth)
-        path = self.folder / f"tokens-{prefix}"
-        path.write_text("".join(issuer.issue(f"{prefix}{number}")[0] + "\n" for number in range(count)))
-        return path
+    @property
+    def access(self) -> int:
+        """The process measured."""
+        return self.target.pids["access-0"]
+
+    def fresh(self) -> None:
+        """Start the access process anew: memory that a crowd has left would hide what the next one takes."""
+        self.cluster.restart("access-0")
+        self.target = Target.of_cluster(self.cluster.dir)
+        self.target.settle()
 
     def crowd(self, count: int, channel: str, prefix: str) -> Program:
         """Start a crowd, unconnected, leaving from addresses of its own."""
+        tokens = self.target.write_tokens(
+            self.folder / f"tokens-{prefix}", (f"{prefix}{n}" for n in range(count))
+        )
+        return Program("crowd", self.target.port(), tokens, channel, self.source())
+
+    def source(self) -> int:
+        """Return the number of an address that no crowd has left from yet."""
         self._source += 1
-        return Program("crowd", self.access["websocket"], self.tokens(count, prefix), channel, self._source)
+        return self._source
 
     def accept(self, run: int) -> dict[str, float]:
         """Open idle connections; return CPU of each process in µs and memory in KiB for each of them."""
-        count = self.options.connections
+        count = self.connections
+        self.fresh()
         crowd = self.crowd(count, "-", f"idle{run}-")
-        before = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
-        memory = resident(self.access["pid"])
+        memory = resident(self.access)
+        before = self.target.cpu()
         opened = crowd.say(f"open {count}")
-        crowd.say("wait 1 2")  # let session events and heartbeats settle
-        after = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
-        result = {f"µs {name}": (after[name] - before[name]) / count * 1e6 for name in before}
-        result["KiB"] = (resident(self.access["pid"]) - memory) / count / 1024
-        result["per second"] = count / opened["seconds"]
-        result["failed"] = opened["failed"]
+        busy = cpu_seconds(self.access) - before["access"]
+        crowd.say("wait 1 2")  # what follows a connect belongs to it: its event, and the batches' ends
+        after = self.target.cpu()
+        if opened["failed"]:
+            raise RuntimeError(f"{opened['failed']:.0f} connections failed")
+        result = {"accept floor": self.accept_floor()}
+        result |= {f"accept µs {role}": (after[role] - before[role]) / count * 1e6 for role in before}
+        result["accept KiB"] = (resident(self.access) - memory) / count / 1024
+        result["accept rate"] = count / busy
+        result["accept wall"] = count / opened["seconds"]
         crowd.close()
+        self.target.settle()
         return result
 
-    async def fan_out(self, size: int, together: int, run: int) -> dict[str, float]:
-        """Publish to a room; return CPU-s of access for a million deliveries, and the floor's."""
-        channel = f"room:fan{size}-{together}-{run}"
-        crowd = self.crowd(size, channel, f"fan{size}-{together}-{run}-")
-        crowd.say(f"open {size}")
-        deliveries = 300_000 if together > 1 else 150_000
-        rounds = max(10, deliveries // size // together)
-        await self._publish(crowd, channel, size, together, 3)
-        crowd.say("reset")
-        before = cpu_seconds(self.access["pid"])
-        await self._publish(crowd, channel, size, together, rounds)
-        spent = cpu_seconds(self.access["pid"]) - before
-        counted = crowd.say("count")
+    def accept_floor(self) -> float:
+        """Return µs of a C program that accepts, answers the upgrade and sends one frame."""
+        port = free_port()
+        floor = Program("floor", port, "send")
+        none = self.folder / "none"
+        none.write_text("none\n" * self.connections)
+        time.sleep(0.2)  # until it listens
+        crowd = Program("crowd", port, none, "-", self.source())
+        before = cpu_seconds(floor.pid)
+        crowd.say(f"open {self.connections}")
+        spent = cpu_seconds(floor.pid) - before
         crowd.close()
-        expected = size * rounds * together
-        if counted["messages"] != expected or counted["gaps"]:
-            raise RuntimeError(f"{expected} deliveries expected, counted {counted}")
-        return {"ours": spent / expected * 1e6}
+        floor.close()
+        return spent / self.connections * 1e6
 
-    async def _publish(self, crowd: Program, channel: str, size: int, together: int, rounds: int) -> None:
-        seen = 0
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.key}"}) as session:
-            for _ in range(rounds):
-                body = {"messages": [{"channel": channel, "type": "text", "data": PAYLOAD}] * together}
-                async with session.post(f"{self.api}/v1/publish", json=body) as answer:
-                    answer.raise_for_status()
-                seen += size * together
-                done = await asyncio.to_thread(crowd.say, f"wait {seen} 20")
-                if done["wait"] < seen:
-                    raise RuntimeError(f"only {done['wait']:.0f} of {seen} deliveries came in 20 s")
-            crowd.say("reset")
-        crowd.say("count")
+    async def fan_out(self, size: int, run: int) -> dict[str, float]:
+        """Fan out to a room, and from the floor to as many; return CPU-s for a million deliveries.
 
-    def floor(self, size: int, run: int) -> dict[str, float]:
-        """Return CPU-s of the C loops for a million sends of a frame as long as ours."""
-        result = {}
-        port = 18_500 + run
-        for mode in ("send", "uring"):
-            floor = Program("floor", port, mode)
-            self._source += 1
-            (self.folder / "none").write_text("none\n" * size)
-            crowd = Program("crowd", port, self.folder / "none", "room:x", self._source)
-            crowd.say(f"open {size}")
-            rounds = max(10, 150_000 // size)
-            for number, count in ((0, 3), (1, rounds)):
-                crowd.say("reset")
-                before = cpu_seconds(floor.pid)
-                for done in range(count):
-                    floor.say(f"fan {FRAME} 1")
-                    crowd.say(f"wait {(done + 1) * size} 20")
-                if number:
-                    result[mode] = (cpu_seconds(floor.pid) - before) / (rounds * size) * 1e6
-            crowd.close()
+        They take turns: what else the machine does, it does to all of them.
+        """
+        ours = Room(self, size, run)
+        floors = [Floor(self, size, mode) for mode in FLOOR_NAMES]
+        await asyncio.to_thread(self.target.settle)
+        spent = dict.fromkeys(("x1", "x16", *FLOOR_NAMES), 0.0)
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.target.key}"}) as http:
+            await ours.publish(http, together=16, rounds=1)
+            await ours.publish(http, together=1, rounds=3)
+            rounds = max(1, DELIVERIES // size // TURNS)
+            for turn in range(TURNS + 1):
+                for floor in floors:
+                    took = floor.send(ours.frame, rounds)
+                    spent[floor.mode] += took if turn else 0.0
+                one = await ours.publish(http, together=1, rounds=rounds)
+                many = await ours.publish(http, together=16, rounds=max(1, rounds // 4))
+                if turn:  # the first turn warms up
+                    spent["x1"] += one / (rounds * size)
+                    spent["x16"] += many / (max(1, rounds // 4) * size * 16)
+        ours.close()
+        for floor in floors:
             floor.close()
+        await asyncio.to_thread(self.target.settle)
+        result = {f"floor {mode} {size}": spent[mode] / TURNS * 1e6 for mode in FLOOR_NAMES}
+        for name in ("x1", "x16"):
+            result[f"fan-out {size} {name}"] = spent[name] / TURNS * 1e6
+            result[f"ratio {size} {name}"] = spent[name] / spent["send"]
         return result
 
 
-FRAME = 285
-"""Bytes of our JSON frame for PAYLOAD in a room: the floor sends as many (measured on the wire)."""
+class Room:
+    """A room with a crowd in it."""
+
+    def __init__(self, plane: Plane, size: int, run: int) -> None:
+        self._plane = plane
+        self._size = size
+        self._channel = f"room:fan{size}-{run}"
+        self._crowd = plane.crowd(size, self._channel, f"fan{size}-{run}-")
+        self.frame = 0
+        opened = self._crowd.say(f"open {size}")
+        if opened["failed"]:
+            raise RuntimeError(f"{opened['failed']:.0f} connections failed")
+        self.close = self._crowd.close
+
+    async def publish(self, http: aiohttp.ClientSession, *, together: int, rounds: int) -> float:
+        """Publish `together` messages at a time, wait until all have them; return CPU seconds of access."""
+        target = self._plane.target
+        body = {"messages": [{"channel": self._channel, "type": "text", "data": PAYLOAD}] * together}
+        self._crowd.say("reset")
+        before = cpu_seconds(self._plane.access)
+        wanted = 0
+        for _ in range(rounds):
+            async with http.post(target.apis[0] + "/v1/publish", json=body) as answer:
+                answer.raise_for_status()
+            wanted += self._size * together
+            # In a thread: the crowd answers when all is there, and the session must stay alive meanwhile.
+            await asyncio.to_thread(self._crowd.say, f"wait {wanted} 20")
+        spent = cpu_seconds(self._plane.access) - before
+        counted = self._crowd.say("count")
+        if counted["messages"] != wanted or counted["gaps"]:
+            raise RuntimeError(f"{wanted} deliveries expected, counted {counted}")
+        self.frame = round(counted["bytes"] / wanted)
+        return spent
 
 
-async def measure(bench: Bench) -> dict[str, list[float]]:
+class Floor:
+    """A C program with a crowd of its own."""
+
+    def __init__(self, plane: Plane, size: int, mode: str) -> None:
+        self.mode = mode
+        self._size = size
+        port = free_port()
+        self._floor = Program("floor", port, mode)
+        none = plane.folder / "none"
+        none.write_text("none\n" * size)
+        time.sleep(0.2)  # until it listens
+        self._crowd = Program("crowd", port, none, "room:x", plane.source())
+        self._crowd.say(f"open {size}")
+
+    def send(self, frame: int, rounds: int) -> float:
+        """Send a frame of so many bytes to all, `rounds` times; return CPU seconds for each of them."""
+        self._crowd.say("reset")
+        before = cpu_seconds(self._floor.pid)
+        for done in range(rounds):
+            self._floor.say(f"fan {frame} 1")
+            self._crowd.say(f"wait {(done + 1) * self._size} 20")
+        spent = cpu_seconds(self._floor.pid) - before
+        if self._crowd.say("count")["messages"] != rounds * self._size:
+            raise RuntimeError("the floor lost frames")
+        return spent / (rounds * self._size)
+
+    def close(self) -> None:
+        """End both."""
+        self._crowd.close()
+        self._floor.close()
+
+
+async def measure(plane: Plane, runs: int, sizes: list[int]) -> dict[str, list[float]]:
     """Take every measurement `runs` times; return the rows of the table with all their values."""
     rows: dict[str, list[float]] = {}
 
@@ -146,65 +214,62 @@ async def measure(bench: Bench) -> dict[str, list[float]]:
         rows.setdefault(name, []).append(value)
         print(f"{name}: {value:.2f}", flush=True)  # noqa: T201
 
-    for run in range(bench.options.runs):
-        for name, value in bench.accept(run).items():
-            note(f"accept {name}", value)
-        for size in (1000, 10_000):
-            floor = bench.floor(size, run)
-            for mode, value in floor.items():
-                note(f"floor {mode} {size}", value)
-            for together in (1, 16):
-                ours = (await bench.fan_out(size, together, run))["ours"]
-                note(f"fan-out {size} x{together}", ours)
-                note(f"ratio {size} x{together}", ours / floor["send"])
+    for run in range(runs):
+        for name, value in plane.accept(run).items():
+            note(name, value)
+        for size in sizes:
+            for name, value in (await plane.fan_out(size, run)).items():
+                note(name, value)
     return rows
 
 
 BOUNDS = {
     "accept KiB": ("memory per idle connection, KiB", 2.5),
     "accept µs access": ("accept to `connected`, µs of access", 90.0),
+    "accept rate": ("accepts a second and core of access", -8000.0),
     "ratio 1000 x1": ("fan-out to 1,000, one at a time, ratio to the C loop", 1.4),
     "ratio 10000 x1": ("fan-out to 10,000, one at a time, ratio to the C loop", 1.25),
     "ratio 1000 x16": ("fan-out to 1,000, 16 at a time, ratio to the C loop", 1.0),
     "ratio 10000 x16": ("fan-out to 10,000, 16 at a time, ratio to the C loop", 1.0),
 }
+"""Titles and bounds; below 0: a bound from below."""
 
 
-def table(rows: dict[str, list[float]], options: argparse.Namespace) -> str:
+def title(name: str) -> str:
+    """Return the words for a row that has no bound."""
+    kind, _, rest = name.partition(" ")
+    first, _, size = rest.partition(" ")
+    if name == "accept floor":
+        return "a C program that accepts, upgrades and sends one frame, µs"
+    if kind == "floor":
+        return f"{FLOOR_NAMES[first]} to {int(size):,}, CPU-s per million"
+    if kind == "fan-out":
+        return f"fan-out to {int(first):,}, {size[1:]} at a time, CPU-s per million deliveries"
+    if first == "µs":
+        return f"the same, µs of {size}"
+    return "accepts a second as they came in, all processes on the machine's cores"
+
+
+def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
     """Return the page's table."""
     lines = [
         MARK[0],
-        f"`{command(options)}` on {machine()}; medians of {options.runs} runs, lowest and highest behind.\n",
+        f"`{command}` on {machine()}; medians of {runs} runs, lowest and highest beside them.\n",
         "| What | Median | Spread | Bound |",
         "|---|---|---|---|",
     ]
     for name, values in rows.items():
-        title, bound = BOUNDS.get(name, (name, None))
+        words, bound = BOUNDS.get(name) or (title(name), 0.0)
         median = statistics.median(values)
-        verdict = (
-            "" if bound is None else f"≤ {bound:g}: {'reached' if median <= bound else '**not reached**'}"
-        )
-        lines.append(f"| {title} | {median:.2f} | {min(values):.2f} to {max(values):.2f} | {verdict} |")
+        digits = ",.0f" if median >= 1000 else ".1f" if median >= 20 else ".2f"
+        verdict = ""
+        if bound:
+            reached = median <= bound if bound > 0 else median >= -bound
+            sign = "≤" if bound > 0 else "≥"
+            verdict = f"{sign} {abs(bound):,g}: {'reached' if reached else '**not reached**'}"
+        low, high = min(values), max(values)
+        lines.append(f"| {words} | {median:{digits}} | {low:{digits}} to {high:{digits}} | {verdict} |")
     return "\n".join([*lines, MARK[1]])
-
-
-def command(options: argparse.Namespace) -> str:
-    """Return the command that repeats the measurement."""
-    return f"python -m loadtest.plane --connections {options.connections} --runs {options.runs}"
-
-
-def machine() -> str:
-    """Describe where this runs."""
-    model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
-        platform.machine(),
-    )
-    cores = sum(line.startswith("processor") for line in _cpuinfo())
-    return f"{cores} cores ({model}), Linux {platform.release()}, CPython {platform.python_version()}"
-
-
-def _cpuinfo() -> Iterator[str]:
-    yield from Path("/proc/cpuinfo").read_text().splitlines()
 
 
 def main() -> None:
@@ -214,16 +279,16 @@ def main() -> None:
     )
     parser.add_argument("--connections", type=int, default=10_000, help="idle connections (default 10000)")
     parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="rooms to fan out to")
     parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        cluster = LocalCluster(Path(folder) / "cluster", access=1, logic=1, dispatch=1)
-        cluster.start()
-        try:
-            rows = asyncio.run(measure(Bench(Path(folder), cluster, options)))
-        finally:
-            cluster.stop()
-    text = table(rows, options)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1) as cluster:
+            plane = Plane(folder, cluster, options.connections)
+            rows = asyncio.run(measure(plane, options.runs, options.sizes))
+    command = f"make bench-plane RUNS={options.runs}"
+    text = table(rows, command, options.runs)
     print(text)  # noqa: T201
     if options.write:
         page = PAGE.read_text(encoding="utf-8")

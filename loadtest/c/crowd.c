@@ -1,13 +1,14 @@
 // A crowd of WebSocket clients of holdfast.v1 in one thread, cheap enough not to be what is measured.
 //
-//   crowd PORT TOKENS [CHANNEL] [SOURCE]
+//   crowd PORT TOKENS [CHANNEL] [SOURCE] [WINDOW]
 //
 // TOKENS is a file with one JWT a line: connection i uses line i. With CHANNEL ("-" for none) each connection
-// subscribes to it. Connections leave from 127.0.SOURCE.x (default 0), 15,000 from each address. Loopback only.
+// subscribes to it. Connections leave from 127.0.SOURCE.x (default 0), 15,000 from each address. WINDOW
+// connections (default 64) are on their way in at a time. Loopback only.
 // Commands on standard input, one answer line for each:
 //   open N     open connections until N are connected      -> open N failed F seconds S
 //   wait M S   until M messages came in all, or S seconds  -> wait M seconds S
-//   count      -> count messages M gaps G pings P failed F
+//   count      -> count messages M gaps G pings P failed F bytes B    (B: of their frames' payloads)
 //   reset      forget the counted messages                 -> reset
 //   quit
 // Every `message` frame's seq must follow the one before on its connection; others are counted as gaps.
@@ -28,7 +29,7 @@
 #include <unistd.h>
 
 enum state { CONNECTING, UPGRADING, AUTHENTICATING, SUBSCRIBING, OPEN, FAILED };
-enum { WINDOW = 64, PER_ADDRESS = 15000 };
+enum { PER_ADDRESS = 15000 };
 
 typedef struct {
     int fd;
@@ -39,8 +40,8 @@ typedef struct {
 } connection;
 
 static connection *crowd;
-static int limit, started, ready, failed, epoll_fd, port, source;
-static long messages, gaps, pings;
+static int limit, started, ready, failed, epoll_fd, port, source, window = 64;
+static long messages, gaps, pings, bytes;
 static const char *channel;
 static char **tokens;
 static char input[1 << 20];
@@ -105,6 +106,7 @@ static void on_text(connection *c, char *text, size_t size) {  // one JSON frame
         if (c->seq && value != c->seq + 1) gaps++;
         c->seq = value;
         messages++;
+        bytes += size;
     } else if (!strncmp(text, "{\"t\":\"ping\"", 11)) {
         pings++;
         send_frame(c, "{\"t\":\"pong\"}", 12);
@@ -222,7 +224,7 @@ static void command(const char *line) {
     if (sscanf(line, "open %ld", &target) == 1) {
         if (target > limit) target = limit;
         while (ready + failed < target && now() - begin < 120) {
-            while (started < target && started - ready - failed < WINDOW) start_one();
+            while (started < target && started - ready - failed < window) start_one();
             pump(50);
         }
         printf("open %d failed %d seconds %.6f\n", ready, failed, now() - begin);
@@ -230,9 +232,9 @@ static void command(const char *line) {
         while (messages < target && now() - begin < seconds) pump(50);
         printf("wait %ld seconds %.6f\n", messages, now() - begin);
     } else if (!strcmp(line, "count")) {
-        printf("count messages %ld gaps %ld pings %ld failed %d\n", messages, gaps, pings, failed);
+        printf("count messages %ld gaps %ld pings %ld failed %d bytes %ld\n", messages, gaps, pings, failed, bytes);
     } else if (!strcmp(line, "reset")) {
-        messages = gaps = 0;
+        messages = gaps = bytes = 0;
         printf("reset\n");
     } else {
         printf("unknown command: %s\n", line);
@@ -256,11 +258,12 @@ static void read_tokens(const char *path) {
 }
 
 int main(int count, char **arguments) {
-    if (count < 3) { fprintf(stderr, "usage: crowd PORT TOKENS [CHANNEL|-] [SOURCE]\n"); return 2; }
+    if (count < 3) { fprintf(stderr, "usage: crowd PORT TOKENS [CHANNEL|-] [SOURCE] [WINDOW]\n"); return 2; }
     port = atoi(arguments[1]);
     read_tokens(arguments[2]);
     if (count > 3 && strcmp(arguments[3], "-")) channel = arguments[3];
     if (count > 4) source = atoi(arguments[4]);
+    if (count > 5) window = atoi(arguments[5]);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;

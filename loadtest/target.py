@@ -1,0 +1,97 @@
+"""What is put under load: addresses and keys of a cluster, and its processes where they run here."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import jwt
+import msgspec
+
+from loadtest.native import cpu_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+TOKEN_SECONDS = 86_400
+
+
+class Target(msgspec.Struct):
+    """A cluster. `pids` are those of its processes by node or server name, empty where they are elsewhere."""
+
+    websockets: list[str]
+    apis: list[str]
+    key: str
+    secret: str
+    pids: dict[str, int] = {}
+    roles: dict[str, str] = {}
+
+    @classmethod
+    def of_cluster(cls, directory: Path) -> Self:
+        """Return the local cluster whose `cluster.json` is in a folder."""
+        about = json.loads((directory / "cluster.json").read_text())
+        nodes: list[dict[str, Any]] = about["nodes"]
+        servers: dict[str, dict[str, Any]] = about["servers"]
+        return cls(
+            websockets=[node["websocket"] for node in nodes if "websocket" in node],
+            apis=about["apis"],
+            key=about["api_key"],
+            secret=about["auth_secret"],
+            pids={node["node"]: node["pid"] for node in nodes if node["pid"]}
+            | {name: server["pid"] for name, server in servers.items() if server["pid"]},
+            roles={node["node"]: node["role"] for node in nodes} | {name: name for name in servers},
+        )
+
+    def port(self, number: int = 0) -> int:
+        """Return the port of a WebSocket listener on loopback."""
+        port = urlsplit(self.websockets[number]).port
+        assert port is not None
+        return port
+
+    def token(self, user: str) -> str:
+        """Return a token signed here: thousands of calls of the API would be a load of their own.
+
+        Without a `jti`: with one, each session reads and watches one more channel.
+        """
+        now = int(time.time())
+        return jwt.encode({"sub": user, "iat": now, "exp": now + TOKEN_SECONDS}, self.secret, "HS256")
+
+    def write_tokens(self, path: Path, users: Iterable[str]) -> Path:
+        """Write one token a line."""
+        path.touch(mode=0o600)
+        path.write_text("".join(self.token(user) + "\n" for user in users))
+        return path
+
+    def cpu(self) -> dict[str, float]:
+        """Return CPU seconds by role; our services first, several processes of one added up."""
+        spent: dict[str, float] = {}
+        for name, pid in self.pids.items():
+            spent[self.roles[name]] = spent.get(self.roles[name], 0.0) + cpu_seconds(pid)
+        return spent
+
+    def settle(self, at_most: float = 20.0) -> None:
+        """Wait until the services have nothing left to do, or the next measurement pays for it."""
+        end = time.monotonic() + at_most
+        while time.monotonic() < end:
+            before = self.cpu()
+            time.sleep(0.5)
+            if all(after - before[role] < BUSY * 0.5 for role, after in self.cpu().items()):
+                return
+
+
+BUSY = 0.12
+"""Share of a core above which a process is at work on something; Kafka's idle consumers take some."""
+
+
+def machine() -> str:
+    """Describe where this runs."""
+    import platform  # noqa: PLC0415
+
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.machine()
+    return f"{os.cpu_count()} cores ({name}), Linux {platform.release()}, CPython {platform.python_version()}"
