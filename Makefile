@@ -16,7 +16,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 SOURCES := $(wildcard holdfast services deploy loadtest tests examples docs/*.py)
 
-QUICK := not kafka and not redis and not consul and not cluster and not browser
+QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
 .PHONY: help run simulate test check static format docs wheel lock cluster cluster-stop bench-plane clean
 

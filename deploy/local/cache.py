@@ -82,16 +82,21 @@ def program(name: str, command: str, package: str) -> str:
     """
     if found := shutil.which(command):
         return found
-    if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise Unavailable(name, f"`{command}` is not on PATH; install it (Debian: {package})")
-    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]
-    with locked("apt"):
-        try:
-            run(name, install, environment=quiet)
-        except Unavailable:  # the machine's package lists may be missing or old
-            run(name, ["apt-get", "update", "-q"], environment=quiet)
-            run(name, install, environment=quiet)
+    install(name, package)
     if found := shutil.which(command):
         return found
     raise Unavailable(name, f"`{package}` is installed, but `{command}` is not on PATH")
+
+
+def install(name: str, package: str) -> None:
+    """Install a Debian package, which server `name` needs. Raises Unavailable where that cannot be done."""
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        raise Unavailable(name, f"Debian's package {package}, or what it holds, is to be installed first")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", package]
+    with locked("apt"):
+        try:
+            run(name, command, environment=quiet)
+        except Unavailable:  # the machine's package lists may be missing or old
+            run(name, ["apt-get", "update", "-q"], environment=quiet)
+            run(name, command, environment=quiet)
