@@ -88,6 +88,7 @@ class Partition:
         self._random = random
         self._interpreter = Interpreter(parts.metrics, parts.bus.partitions)
         self._saver = Saver(producer, parts.clock, NEW)
+        self._held_until = 0.0
         self._rebuild = Rebuild(
             number, parts, owner=owner, producer=producer, random=random, pause=self._pause
         )
@@ -191,12 +192,17 @@ class Partition:
         if self._known == NEW:
             self._known = begun.until  # which replies were pushed is not known: to nobody they come twice
         self._told_upto = self.carried.offset
-        self._saver = Saver(self._producer, self._clock, state.saved)
+        self._held_until = begun.at + self._settings.takeover / 2
+        self._saver = Saver(self._producer, self._clock, state.saved, held=self._holds)
         self._limit = self._settings.fetch
         self._lost_offset = ""
         self._replays(begun.until)
         if not self._replaying and self.carried.offset != NEW:
             self._remember()
+
+    def _holds(self) -> bool:
+        """Tell whether nobody can have taken the token: it moved less than half of `takeover` ago."""
+        return self._clock.monotonic() < self._held_until
 
     def _replays(self, until: int) -> None:
         """Note that what comes up to offset `until` is replayed: NEW, nothing."""
@@ -314,6 +320,8 @@ class Partition:
                 _log.warning("partition %d: the outcome of an apply is unknown: %s", self.number, error)
             else:
                 self._metrics.dispatch_apply_seconds.observe(self._clock.monotonic() - began)
+                if applied.status == Status.APPLIED:
+                    self._held_until = began + self._settings.takeover / 2
                 return applied
             delay = await self._pause(delay)
 

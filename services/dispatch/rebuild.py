@@ -37,12 +37,14 @@ class Begun(NamedTuple):
     """Where a tenure begins: records from `position` on are read, those up to offset `until` are replays.
 
     `unjoined` says why the shard begins a new generation, "" where it does not. `fenced`: the token is gone.
+    `at` (s, monotonic): the token was moved after this.
     """
 
     state: ShardState
     position: int
     until: int
     unjoined: str
+    at: float
     fenced: bool = False
 
 
@@ -91,6 +93,10 @@ class Rebuild:
         # The state topic's record may be of long ago: that the log no longer keeps it says nothing.
         unjoined = await self._unjoined(watermark, start, end, kept=bool(state.generation))
         if unjoined or not generation:
+            at = self._clock.monotonic()
+            now = await self._done(lambda: self._log.state(self._number))
+            if now.owner != self._owner:  # to look took long: the generation is somebody else's to choose
+                return Begun(now, NEW, NEW, unjoined, at, fenced=True)
             generation = f"{self._random.getrandbits(48):012x}"
             await self.write(self.generation_record(generation, Watermark()))
         wipe = bool(lost or unjoined)
@@ -100,11 +106,18 @@ class Rebuild:
         position = await self._reach(end) if whole else min(state.saved, watermark.offset) + 1
         replayed = position < end and (whole or watermark.offset < end - 1)
         until = end - 1 if replayed else NEW
-        begun = await self._done(
-            lambda: self._log.begin(self._number, self._owner, generation=generation, until=until, wipe=wipe)
-        )
+        at = 0.0
+
+        async def begin() -> ShardState:
+            nonlocal at
+            at = self._clock.monotonic()
+            return await self._log.begin(
+                self._number, self._owner, generation=generation, until=until, wipe=wipe
+            )
+
+        begun = await self._done(begin)
         start = (await self.span())[0]
-        return Begun(begun, max(position, start), until, unjoined, fenced=begun.owner != self._owner)
+        return Begun(begun, max(position, start), until, unjoined, at, fenced=begun.owner != self._owner)
 
     def generation_record(self, generation: str, watermark: Watermark) -> StateRecord:
         """Return the state record of a generation, and of a record that it has taken in."""

@@ -1,7 +1,9 @@
 """What a partition must make durable before `saved` may advance: state records, user's groups, dead letters.
 
 It runs beside the partition, so pushes do not wait for it. Everything it writes may be written twice:
-state has versions, and a dead letter that comes twice is better than one that does not come.
+state has versions, and a dead letter that comes twice is better than one that does not come. What would not
+be harmless is a record of one who was superseded, written after the newer one of a successor (the topic keeps
+the last of each key): so it writes only while it is sure that nobody can have taken the token.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from holdfast.errors import Reject, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.bus.port import Producer, Topic
     from holdfast.clock import Clock
@@ -42,10 +44,16 @@ class Write(NamedTuple):
 
 
 class Saver:
-    """Makes writes durable in order, again and again until they are. `saved` is the offset reached."""
+    """Makes writes durable in order, again and again until they are. `saved` is the offset reached.
 
-    def __init__(self, producer: Producer, clock: Clock, saved: int) -> None:
+    Nothing is begun to be written unless `held()`: the token cannot be another's yet.
+    """
+
+    def __init__(
+        self, producer: Producer, clock: Clock, saved: int, *, held: Callable[[], bool] = lambda: True
+    ) -> None:
         self.saved = saved
+        self._held = held
         self._producer = producer
         self._clock = clock
         self._waiting: deque[tuple[int, Sequence[Write]]] = deque()
@@ -105,10 +113,11 @@ class Saver:
     async def _write(self, writes: Sequence[Write]) -> None:
         delay = BACKOFF
         while True:
-            failed = await self._try(writes)
-            if failed is None:
-                return
-            _log.warning("state records are not durable yet: %s", failed)
+            if self._held():
+                failed = await self._try(writes)
+                if failed is None:
+                    return
+                _log.warning("state records are not durable yet: %s", failed)
             await self._clock.sleep(delay)
             delay = min(delay * 2, LONGEST_BACKOFF)
 

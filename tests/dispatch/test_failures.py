@@ -8,6 +8,7 @@ import pytest
 
 from holdfast import records
 from holdfast.channel import partition_of
+from holdfast.errors import Retry
 from holdfast.nodelink.frames import BREAK
 from holdfast.settings import Dispatch
 from services.dispatch.ownership import owned
@@ -250,6 +251,44 @@ async def test_state_is_written_again_after_a_crash(world: World) -> None:
     assert (member.field, member.version, member.present) == ("bob", 0, True)
     (listed,) = (await world.view("user:bob", user=True)).groups
     assert listed.name == "group:g"
+
+
+async def test_a_superseded_dispatcher_writes_no_state(world: World) -> None:
+    """inv 8: what it could not write while it held the token, it does not write after its successor."""
+    zombie = await world.dispatcher("d1")
+    await world.clock.advance(1.5)
+    assert zombie._producer is not None
+    real = zombie._producer.produce
+
+    def away(*_: object, **__: object) -> asyncio.Future[int]:
+        raise Retry("Kafka is away for this one only")
+
+    zombie._producer.produce = away  # type: ignore[method-assign]
+    world.send(records.Member("group:g", "bob", True))
+    await world.clock.advance(0.3)
+    hangs = {shard: asyncio.get_running_loop().create_future() for shard in range(PARTITIONS)}
+    world.logs["d1"].hangs = hangs
+    await world.clock.advance(1.5)
+    world.registry.remove(zombie.incarnation)
+    await world.dispatcher("d2")
+    await world.clock.advance(5)
+    world.send(records.Member("group:g", "bob", False))
+    await world.clock.advance(1)
+
+    def last() -> records.StateRecord:
+        return [state for state in world.states() if state.key == "member\0group:g\0bob"][-1]
+
+    assert not last().present
+    written = len(world.states())
+    zombie._producer.produce = real  # type: ignore[method-assign]
+    await world.clock.advance(5)
+    assert len(world.states()) == written
+    for hang in hangs.values():
+        hang.set_result(None)
+    world.logs["d1"].hangs = {}
+    await world.clock.advance(2)
+    assert not last().present
+    assert world.count("d1", "claims_total", event="lost") == PARTITIONS
 
 
 async def test_bound_of_what_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
