@@ -125,7 +125,7 @@ def start_sentinel(servers: Servers) -> tuple[Running, Running, Running]:
             assert time.monotonic() < end
             time.sleep(0.05)
     with client(sentinel) as admin:
-        while not admin.execute_command("SENTINEL", "REPLICAS", "main"):  # type: ignore[no-untyped-call]
+        while not admin.execute_command("SENTINEL", "REPLICAS", "main"):
             assert time.monotonic() < end
             time.sleep(0.05)
     return master, replica, sentinel
@@ -143,4 +143,4 @@ def cut_off(replica: Running, master: Running) -> None:
     """Freeze a replica so that it will never get what is written from now on."""
     replica.pause()
     with client(master) as admin:
-        admin.execute_command("CLIENT", "KILL", "TYPE", "replica")  # type: ignore[no-untyped-call]
+        admin.execute_command("CLIENT", "KILL", "TYPE", "replica")

@@ -126,10 +126,15 @@ class Real:
         await until(there, seconds)
         views = await self.views()
         for channel, view in views.items():
-            numbers = [int(found[1]) for _, entry in view.entries if (found := _ID.search(entry))]
+            numbers = self.numbers(view)
             assert numbers == list(range(1, self.sent + 1)), channel
             assert [seq for seq, _ in view.entries] == numbers
         return views
+
+    @staticmethod
+    def numbers(view: View) -> list[int]:
+        """Return the messages that a channel holds."""
+        return [int(found[1]) for _, entry in view.entries if (found := _ID.search(entry))]
 
     def check_pushes(self) -> None:
         """Each push follows the one before, or comes after a break; none says again what was said."""

@@ -8,45 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from holdfast.channel import hash_tags
-from tests.log.servers import Servers, client, cut_off, home, start_cluster, start_sentinel
-from tests.rebuild.real import CHANNELS, P, Real, until
+from tests.log.servers import client, cut_off, home, start_cluster, start_sentinel
+from tests.rebuild.real import CHANNELS, P, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
-    from deploy.local.servers import Running
+    from tests.log.servers import Servers
+    from tests.rebuild.conftest import Making
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
-    made = Servers(tmp_path)
-    yield made
-    made.stop()
-
-
-class Making:
-    """Makes a `Real` on a Redis, and stops it."""
-
-    def __init__(self, kafka: str, prefix: str) -> None:
-        self._kafka = kafka
-        self._prefix = prefix
-        self.made: Real | None = None
-
-    async def __call__(self, redis: str) -> Real:
-        self.made = Real(self._kafka, redis, self._prefix)
-        await self.made.start()
-        return self.made
-
-
-@pytest.fixture
-async def making(kafka_server: Running, unique_prefix: str) -> AsyncIterator[Making]:
-    making = Making(kafka_server.address, unique_prefix)
-    yield making
-    if making.made is not None:
-        await making.made.stop()
 
 
 async def test_sentinel_promotes_a_replica_that_lags(servers: Servers, making: Making) -> None:
