@@ -13,12 +13,18 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from deploy.local.servers import Running, Unavailable, start_consul, start_kafka, start_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# An example's time says how busy the machine is, and CI is to search too: what it finds can be replayed by
+# the blob that it prints.
+settings.register_profile("holdfast", deadline=None, print_blob=True, derandomize=False)
+settings.load_profile("holdfast")
 
 _missing: dict[str, str] = {}
 

@@ -163,22 +163,18 @@ class Disturber:
     def _suffix(self, fault: Fault) -> None:
         redis = self._world.redis
         before = redis.snapshot()
-        self._last(fault, lambda: self._lose(lambda: redis.restore(before)))
+        self._last(fault, lambda: redis.restore(before))
 
     def _suffix_shard(self, fault: Fault) -> None:
         redis = self._world.redis
         shard = int(fault.share * redis.store.partitions)
         before = redis.store.snapshot(shard)
-        self._last(fault, lambda: self._lose(lambda: redis.store.restore(shard, before)))
-
-    def _lose(self, restore: Callable[[], None]) -> None:
-        self._world.lost_at = self._world.loop.now
-        restore()
+        self._last(fault, lambda: redis.store.restore(shard, before))
 
     def _flush(self, fault: Fault) -> None:
         world = self._world
         world.ledger.may_reset = True
-        self._lose(world.redis.store.flush)
+        world.redis.store.flush()
 
     # Consul and clients
 

@@ -10,8 +10,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from holdfast import records
 from holdfast.log.port import NEW, Op, Outcome, Status
 
@@ -71,7 +69,6 @@ class Ledger:
         self._now = now
         self._keep = keep
         self._inbound: set[str] = set()
-        self._refused: set[str] = set()
         self._outbound: set[str] = set()
         self._numbers: dict[tuple[str, str], int] = {}
         self._scores: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
@@ -121,7 +118,7 @@ class Ledger:
             return
         scores = self._scores[message.channel, message.source]
         if message.score not in scores:
-            if scores and message.score < max(scores) and members.get("cause") not in self._refused:
+            if scores and message.score < max(scores):
                 text = f"{message.score} of {message.source!r} first came after {max(scores)}"
                 self.violated(12, f"{message.channel}: score {text}")
             scores.append(message.score)
@@ -168,6 +165,10 @@ class Ledger:
                 self.violated(3, f"{channel} {seq}: {record.source!r} {record.score} out of order")
             self._applied[key] = record.score
 
+    def known_head(self, channel: str) -> int:
+        """Return the highest head that a channel ever had, whatever the store has lost since."""
+        return max((len(names) for (name, _), names in self.log.items() if name == channel), default=0)
+
     # senders
 
     def send(self, key: str, sent: Sent) -> None:
@@ -183,14 +184,6 @@ class Ledger:
         sent.state, sent.id = "acked", message
         if message not in self._inbound:
             self.violated(1, f"{key} was acked and is not in the queue")
-
-    def refused(self, message: str) -> None:
-        """Take a refusal, after its ack, that is known to be wrong and not yet mended."""
-        self.counts["refused by a stale store"] += 1
-        self._refused.add(message)
-        for sent in self.sends.values():
-            if sent.id == message:
-                sent.state = "refused"
 
     def answered(self, channel: str, key: str, message: str) -> None:
         """Take the API's answer to a publish with an idempotency key."""
@@ -259,8 +252,3 @@ class Ledger:
         for channel, name in self.published:
             if (channel, name) not in self.place:
                 self.violated(1, f"the published {name} is not in {channel}: lost")
-
-
-def pretty(value: Any) -> str:
-    """Return a value as a line."""
-    return msgspec.json.encode(value).decode()

@@ -288,7 +288,7 @@ class Caller:
             world.members.add(user)
             world.ledger.note(f"{user} is a member")
             world.joined += [
-                (person, person.memory, session, world.known_head(f"group:{GROUP}"))
+                (person, person.memory, session, world.ledger.known_head(f"group:{GROUP}"))
                 for person, session in there
                 if session
             ]

@@ -10,33 +10,24 @@ from typing import TYPE_CHECKING, Any, Final
 from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
-from holdfast.records import Message, decode_outbound
-from holdfast.settings import Settings
 from services.access.service import build as build_access
 from services.dispatch.service import build as build_dispatch
-from services.embedded.cluster import ready_settings
 from services.logic.service import build as build_logic
+from tests.simulation.configure import simulated_settings
 from tests.simulation.directory import SimConsul, SimDirectory
 from tests.simulation.disturb import DEATH_LIMIT, STOP_LIMIT, Disturber
+from tests.simulation.judge import Judge
 from tests.simulation.kafka import SimBus, SimKafka
 from tests.simulation.ledger import Ledger, Memory
 from tests.simulation.loop import Process, SimClock, SimLoop
 from tests.simulation.network import HostNetwork, Links, SimNetwork
-from tests.simulation.people import GROUP, ROOM, Caller, Person, handlers
+from tests.simulation.people import Caller, Person, handlers
 from tests.simulation.redis import SimLog, SimRedis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.simulation.plan import Plan
-
-GROUP_CHANNEL: Final = f"group:{GROUP}"
-STALE: Final = 15.0
-"""Seconds in which a store may answer from the past, when it lost writes while its dispatcher was away too:
-who has just joined a group may be refused then. It is counted, and not held against a run."""
-
-QUIET_LIMIT: Final = 60.0
-"""Simulated seconds after everything was healed by which all must have come to rest."""
 
 RESTART: Final = 0.5
 
@@ -51,6 +42,10 @@ class Node:
         self.service: Any = None
         self.serving = False
         self.metrics: Metrics | None = None
+
+    @property
+    def incarnation(self) -> str:
+        return str(getattr(self.service, "incarnation", getattr(self.service, "_incarnation", "")))
 
     @property
     def up(self) -> bool:
@@ -88,7 +83,6 @@ class World:
         self.memories: list[Memory] = []
         self.graveyard: list[Any] = []
         self.joined: list[tuple[Person, Memory, str, int]] = []
-        self.lost_at = -STALE  # when Redis last lost writes
         self.blind = 0.0  # until when an observer of beats may have been kept from seeing them
         self._homes: dict[str, Process] = {}
         self._died: dict[Process, float] = {}
@@ -130,8 +124,9 @@ class World:
             person.stop()
         await disturber.heal()
         self.ledger.note("HEALED")
-        await self._quiet()
-        await self._judge()
+        judge = Judge(self)
+        await judge.quiet()
+        await judge.judge()
 
     def start(self, node: Node) -> None:
         """Start a node's process."""
@@ -169,11 +164,7 @@ class World:
             self.loop.call_later(RESTART, self.start, node, context=self.loop.world.context)
             return
         node.serving = True
-        self.ledger.note(f"{node.name}: serving as {self._incarnation(node)}")
-
-    @staticmethod
-    def _incarnation(node: Node) -> str:
-        return str(getattr(node.service, "incarnation", getattr(node.service, "_incarnation", "")))
+        self.ledger.note(f"{node.name}: serving as {node.incarnation}")
 
     def kill(self, node: Node, *, silent: bool) -> None:
         """End a node's process at once."""
@@ -193,7 +184,7 @@ class World:
         node.serving = False
         task = self.loop.spawn(process, service.stop())
         until = self.loop.now + STOP_LIMIT
-        while not task.done() and self.loop.now < until and not process.dead:  # noqa: ASYNC110 - looked at in simulated time
+        while not task.done() and self.loop.now < until and not process.dead:
             await asyncio.sleep(0.05)
         self.ledger.note(f"{node.name}: stopped, {'done' if task.done() else 'too late'}")
         if task.done() and task.exception() is not None:
@@ -209,106 +200,6 @@ class World:
                 if port in self.net.servers:
                     ports.append(port)
         return ports
-
-    # at rest
-
-    async def _quiet(self) -> None:
-        until = self.loop.now + QUIET_LIMIT
-        why = "not looked"
-        calm = 0
-        while self.loop.now < until:
-            await asyncio.sleep(0.5)
-            why = self._unrest()
-            calm = 0 if why else calm + 1
-            if calm >= 4:
-                return
-        self.ledger.violated(4, f"not at rest {QUIET_LIMIT:.0f} s after all was healed: {why}")
-
-    def _unrest(self) -> str:
-        for node in self.nodes.values():
-            if not node.serving:
-                return f"{node.name} is not serving"
-            if problems := node.service.problems():
-                return f"{node.name}: {problems}"
-        if self.caller.open:
-            return "the API has not answered all calls"
-        for person in self.people:
-            if person.open:
-                return f"{person.name}: {person.open} sends without an answer"
-            if not person.session:
-                return f"{person.name}: not connected"
-        return self._behind() or self._presence()
-
-    def _behind(self) -> str:
-        for number in range(self.plan.partitions):
-            log = self.kafka.broker.partition("outbound", number)
-            shard = self.redis.store.shards.get(number)
-            done = shard.watermark.offset if shard is not None else -1
-            if log.end - 1 != done:
-                return f"shard {number} is at {done}, the log at {log.end - 1}"
-            group = self.kafka.group(self.settings.kafka.group, "inbound")
-            handled = group.committed.get(number, 0)
-            if handled != self.kafka.broker.partition("inbound", number).end:
-                return f"inbound {number} is handled up to {handled}"
-        for person in self.people:
-            if ROOM not in person.memory.places:
-                return f"{person.name} is not in the room"
-            for channel, (_, seq) in person.memory.places.items():
-                if seq != (head := self.head(channel)):
-                    return f"{person.name} is at {seq} of {channel}, whose head is {head}"
-        return ""
-
-    def known_head(self, channel: str) -> int:
-        """Return the highest head that a channel ever had, whatever the store has lost since."""
-        return max((len(names) for (name, _), names in self.ledger.log.items() if name == channel), default=0)
-
-    def head(self, channel: str) -> int:
-        """Return the head of a channel, as the store has it."""
-        for shard in self.redis.store.shards.values():
-            if channel in shard.headers:
-                return shard.headers[channel].next - 1
-        return 0
-
-    async def _judge(self) -> None:
-        self.ledger.settle()
-        for person in self.people:
-            person.check()
-            if person.user in self.members and GROUP_CHANNEL not in person.memory.places:
-                self.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
-        for person, memory, session, head in self.joined:
-            if person.session == session and person.memory is memory:
-                self._saw_all(memory, head)
-        await asyncio.sleep(DEATH_LIMIT + 1.0)  # who died last is not online any more
-        there = sorted(person.session for person in self.people)
-        found = []
-        for user in sorted({person.user for person in self.people}):
-            answer = await self.caller.until_answered("GET", f"/v1/users/{user}/presence", None)
-            found += [session["session"] for session in answer["sessions"]]
-        if not self.ledger.violations and sorted(found) != there:
-            self.ledger.violated(6, f"online by the API: {sorted(found)}, connected: {there}")
-
-    def _saw_all(self, memory: Memory, head: int) -> None:
-        """Check that a session that was there all the time has all that came after its user's joining."""
-        for (channel, _), names in self.ledger.log.items():
-            if channel == GROUP_CHANNEL:
-                for name in names[head:]:
-                    if (channel, name) not in memory.seen:
-                        self.ledger.violated(5, f"{memory.name} joined at {head} and never saw {name}")
-
-    def _presence(self) -> str:
-        """Compare who is online by the store, on nodes that live, with who is connected."""
-        held = {
-            session.session
-            for shard in self.redis.store.shards.values()
-            for person in self.people
-            for session in shard.nodes.sessions(person.user)
-            if any(
-                node.role == "access" and self._incarnation(node) == session.node
-                for node in self.nodes.values()
-            )
-        }
-        there = {person.session for person in self.people}
-        return "" if held == there else f"online by the store: {sorted(held)}, connected: {sorted(there)}"
 
     # what must not happen
 
@@ -329,9 +220,6 @@ class World:
     def trouble(self, name: str, trouble: Any) -> None:
         """Take an error that a client was told, outside of any answer."""
         self.ledger.note(f"{name}: error {trouble}")
-        if trouble.code == "forbidden" and trouble.id and self.loop.now - self.lost_at < STALE:
-            self.ledger.refused(trouble.id)
-            return
         if trouble.code == "connect_first":
             # It stood still while it connected. The code says not to come back: the program begins anew.
             person = next(person for person in self.people if person.name == name)
@@ -346,16 +234,6 @@ class World:
             import traceback
 
             self.ledger.note("".join(traceback.format_exception(error)))
-
-    def outbound(self) -> list[Message]:
-        """Return every message in the queue."""
-        found = []
-        for number in range(self.plan.partitions):
-            for record in self.kafka.broker.partition("outbound", number).records:
-                message = decode_outbound(record.value or b"")
-                if isinstance(message, Message):
-                    found.append(message)
-        return found
 
 
 async def _until_there(start: Any) -> None:
@@ -386,29 +264,3 @@ class _Logs(logging.Handler):
             ledger.violated(0, f"{text}: {error!r}")
             if ledger._keep:
                 ledger.note(logging.Formatter().formatException(record.exc_info))
-
-
-def simulated_settings(plan: Plan) -> Settings:
-    """Return settings that make time limits short and bounds small, so that runs reach them."""
-    return ready_settings(
-        Settings(),
-        secret="a secret of the simulation, of no use anywhere else",
-        access={
-            "websocket_port": 0,
-            "tcp_port": 0,
-            "heartbeat": 4.0,
-            "handshake": 4.0,
-            "buffer": 4096,
-            "aside": 8.0,
-        },
-        api={"port": 0, "keys": ("simulated",)},
-        kafka={
-            "partitions": plan.partitions,
-            "replication": 1,
-            "deadline": 3.0,
-            "session_timeout": 4.0,
-            "buffer_records": 300,
-        },
-        redis={"timeout": 1.0},
-        process={"drain_seconds": 4.0},
-    )

@@ -1,0 +1,37 @@
+"""The settings of a simulated cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.settings import Settings
+from services.embedded.cluster import ready_settings
+
+if TYPE_CHECKING:
+    from tests.simulation.plan import Plan
+
+
+def simulated_settings(plan: Plan) -> Settings:
+    """Return settings that make time limits short and bounds small, so that runs reach them."""
+    return ready_settings(
+        Settings(),
+        secret="a secret of the simulation, of no use anywhere else",
+        access={
+            "websocket_port": 0,
+            "tcp_port": 0,
+            "heartbeat": 4.0,
+            "handshake": 4.0,
+            "buffer": 4096,
+            "aside": 8.0,
+        },
+        api={"port": 0, "keys": ("simulated",)},
+        kafka={
+            "partitions": plan.partitions,
+            "replication": 1,
+            "deadline": 3.0,
+            "session_timeout": 4.0,
+            "buffer_records": 300,
+        },
+        redis={"timeout": 1.0},
+        process={"drain_seconds": 4.0},
+    )

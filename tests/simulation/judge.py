@@ -1,0 +1,119 @@
+"""What must be so at rest: everything healed, all calls answered, every subscriber at its channel's head."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from tests.simulation.disturb import DEATH_LIMIT
+from tests.simulation.people import GROUP, ROOM
+
+if TYPE_CHECKING:
+    from tests.simulation.ledger import Memory
+    from tests.simulation.world import World
+
+GROUP_CHANNEL: Final = f"group:{GROUP}"
+
+QUIET_LIMIT: Final = 60.0
+"""Simulated seconds after everything was healed by which all must have come to rest."""
+
+
+class Judge:
+    """Waits for rest, and judges."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def quiet(self) -> None:
+        until = self.world.loop.now + QUIET_LIMIT
+        why = "not looked"
+        calm = 0
+        while self.world.loop.now < until:
+            await asyncio.sleep(0.5)
+            why = self._unrest()
+            calm = 0 if why else calm + 1
+            if calm >= 4:
+                return
+        self.world.ledger.violated(4, f"not at rest {QUIET_LIMIT:.0f} s after all was healed: {why}")
+
+    def _unrest(self) -> str:
+        for node in self.world.nodes.values():
+            if not node.serving:
+                return f"{node.name} is not serving"
+            if problems := node.service.problems():
+                return f"{node.name}: {problems}"
+        if self.world.caller.open:
+            return "the API has not answered all calls"
+        for person in self.world.people:
+            if person.open:
+                return f"{person.name}: {person.open} sends without an answer"
+            if not person.session:
+                return f"{person.name}: not connected"
+        return self._behind() or self._presence()
+
+    def _behind(self) -> str:
+        for number in range(self.world.plan.partitions):
+            log = self.world.kafka.broker.partition("outbound", number)
+            shard = self.world.redis.store.shards.get(number)
+            done = shard.watermark.offset if shard is not None else -1
+            if log.end - 1 != done:
+                return f"shard {number} is at {done}, the log at {log.end - 1}"
+            group = self.world.kafka.group(self.world.settings.kafka.group, "inbound")
+            handled = group.committed.get(number, 0)
+            if handled != self.world.kafka.broker.partition("inbound", number).end:
+                return f"inbound {number} is handled up to {handled}"
+        for person in self.world.people:
+            if ROOM not in person.memory.places:
+                return f"{person.name} is not in the room"
+            for channel, (_, seq) in person.memory.places.items():
+                if seq != (head := self.head(channel)):
+                    return f"{person.name} is at {seq} of {channel}, whose head is {head}"
+        return ""
+
+    def head(self, channel: str) -> int:
+        """Return the head of a channel, as the store has it."""
+        for shard in self.world.redis.store.shards.values():
+            if channel in shard.headers:
+                return shard.headers[channel].next - 1
+        return 0
+
+    async def judge(self) -> None:
+        self.world.ledger.settle()
+        for person in self.world.people:
+            person.check()
+            if person.user in self.world.members and GROUP_CHANNEL not in person.memory.places:
+                self.world.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
+        for person, memory, session, head in self.world.joined:
+            if person.session == session and person.memory is memory:
+                self._saw_all(memory, head)
+        await asyncio.sleep(DEATH_LIMIT + 1.0)  # who died last is not online any more
+        there = sorted(person.session for person in self.world.people)
+        found = []
+        for user in sorted({person.user for person in self.world.people}):
+            answer = await self.world.caller.until_answered("GET", f"/v1/users/{user}/presence", None)
+            found += [session["session"] for session in answer["sessions"]]
+        if not self.world.ledger.violations and sorted(found) != there:
+            self.world.ledger.violated(6, f"online by the API: {sorted(found)}, connected: {there}")
+
+    def _saw_all(self, memory: Memory, head: int) -> None:
+        """Check that a session that was there all the time has all that came after its user's joining."""
+        for (channel, _), names in self.world.ledger.log.items():
+            if channel == GROUP_CHANNEL:
+                for name in names[head:]:
+                    if (channel, name) not in memory.seen:
+                        self.world.ledger.violated(5, f"{memory.name} joined at {head} and never saw {name}")
+
+    def _presence(self) -> str:
+        """Compare who is online by the store, on nodes that live, with who is connected."""
+        held = {
+            session.session
+            for shard in self.world.redis.store.shards.values()
+            for person in self.world.people
+            for session in shard.nodes.sessions(person.user)
+            if any(
+                node.role == "access" and node.incarnation == session.node
+                for node in self.world.nodes.values()
+            )
+        }
+        there = {person.session for person in self.world.people}
+        return "" if held == there else f"online by the store: {sorted(held)}, connected: {sorted(there)}"
