@@ -32,6 +32,10 @@ TABLE: Final = (
     Metric("access_refused", "counter", "connections refused before a session", ("reason",)),
     Metric("access_closes", "counter", "connections ended, by code", ("code",)),
     Metric("access_frames_in", "counter", "frames from clients", ("frame",)),
+    Metric(
+        "access_controls", "counter", "control frames of WebSockets: pings and pongs of the carrier itself"
+    ),
+    Metric("access_reads_sliced", "counter", "reads too large for one turn of the loop"),
     Metric("access_frames_out", "counter", "frames to clients", ("frame",)),
     Metric("access_errors", "counter", "error frames to clients", ("code",)),
     Metric("access_deliveries", "counter", "messages handed to connections"),
@@ -47,11 +51,28 @@ TABLE: Final = (
     Metric("access_fanout_size", "histogram", "subscribers of one delivered message", (), _SIZES),
     Metric("access_update_changes", "histogram", "changes in one update of a shard", (), _SIZES),
     Metric("access_forgotten", "counter", "shards that forgot this node, and were written again"),
+    Metric("access_fenced", "counter", "times that this node was found dead, and took a new incarnation"),
+    Metric("access_shed", "counter", "clients sent elsewhere, by why", ("why",)),
     Metric("access_ack_seconds", "histogram", "from a send's arrival to its ack", (), _SECONDS),
+    Metric(
+        "access_delivery_seconds",
+        "histogram",
+        "from a message's append to outbound, by the broker's clock, until it is handed on; one of each push",
+        (),
+        _SECONDS,
+    ),
     Metric("access_nodelink_refused", "counter", "links or frames refused on nodelink", ("reason",)),
     # logic
     Metric("logic_handled", "counter", "records handled, by kind and outcome", ("kind", "outcome")),
     Metric("logic_handler_seconds", "histogram", "time in a handler", (), _SECONDS),
+    Metric(
+        "logic_age_seconds",
+        "histogram",
+        "from a record's append to inbound, by the broker's clock, until all it caused is durable; "
+        "the oldest of each step of the commit",
+        (),
+        _SECONDS,
+    ),
     Metric("logic_retries", "counter", "runs of a handler after the first"),
     Metric("logic_dead_letters", "counter", "records put into the dead letters", ("reason",)),
     Metric("logic_pending", "gauge", "records fetched and not finished"),
@@ -78,6 +99,8 @@ TABLE: Final = (
     Metric("dispatch_apply_retries", "counter", "applies repeated because their outcome was unknown"),
     Metric("dispatch_queue_full", "counter", "times a partition was paused because its queue was full"),
     Metric("dispatch_dead_letters", "counter", "records put into the dead letters", ("reason",)),
+    Metric("dispatch_tombstones", "counter", "incarnations of access nodes found to be dead, by shard"),
+    Metric("dispatch_swept", "counter", "sessions of dead incarnations whose disconnect was written"),
     Metric(
         "dispatch_lag", "gauge", "records between the watermark and the end of the partition", ("partition",)
     ),

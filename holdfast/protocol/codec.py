@@ -26,6 +26,10 @@ class Codec(Protocol):
     """Not None: nothing more will come; what the peer still sends is ignored."""
 
     @property
+    def controls(self) -> int:
+        """Frames of the last `receive` that were the carrier's own: pings, pongs."""
+
+    @property
     def subprotocol(self) -> str:
         """The subprotocol agreed on, "" where none was offered or the carrier has none."""
 

@@ -31,6 +31,10 @@ __all__ = ["HELD", "Bounds", "Connection", "Event", "Host", "State"]
 HELD: Final = 32
 """Frames that may wait while `connect` is being worked on; one above it is refused with `too_many`."""
 
+FLOOD: Final = 4
+"""Times the burst that may be refused as `rate_limited` before the connection is ended as `flooding`. Each
+frame that is within the rate takes one refusal back: what ends is sent at more than twice the rate."""
+
 UNSET: Final = -1
 
 _NEW, _CONNECTING, _OPEN, _DRAINING, _CLOSED = State
@@ -57,6 +61,7 @@ class Connection:
         "_floor",
         "_held",
         "_next",
+        "_refused",
         "_requests",
         "_sends",
         "_waiting",
@@ -75,6 +80,7 @@ class Connection:
         self._floor = 0  # the lowest n that may come again: what is below it never came into the queue
         self._waiting = 0
         self._allowance = 0.0
+        self._refused = 0
         self._acked: tuple[int, int, str] | None = None
         self._sends: dict[int, _Sent] | None = None
         self._requests: dict[FrameId, float] | None = None
@@ -86,18 +92,28 @@ class Connection:
         """Take a frame of the client. `now` is in monotonic seconds."""
         state = self.state
         action, self.state = _STEPS[state][EVENT_OF[type(frame)]]
-        if (state is _OPEN or state is _DRAINING) and not self._spend(frame, now):
+        counted = state is _OPEN or state is _DRAINING or (state is _CONNECTING and action is not _HOLD)
+        if counted and not self._spend(frame, now):
             return
         action(self, frame, now)
 
     def reject(self, reject: Reject, now: float) -> None:
         """Take something of the client that is not a frame, with what is wrong about it."""
         broken = reject.code in _ENDING
-        if self.state in (_OPEN, _DRAINING) and not broken and not self._spend(None, now):
+        if self.state in _COUNTING and not broken and not self._spend(None, now):
             return
         event = Event.BROKEN if broken else Event.REJECTED
         action, self.state = _STEPS[self.state][event]
         action(self, reject.code, str(reject), getattr(reject, "id", None))
+
+    def controls(self, count: int, now: float) -> None:
+        """Take frames of the carrier itself (pings, pongs), which count as much as others."""
+        if self.state is _CLOSED:
+            return
+        for taken in range(count):
+            if self._take(now):
+                self._excess(count - taken)
+                return
 
     def signal(self, event: Event, code: str = "", reason: str = "") -> None:
         """Take an internal event. `code` and `reason` are for ENDED."""
@@ -166,19 +182,36 @@ class Connection:
 
     # limits
 
-    def _spend(self, frame: ClientFrame | None, now: float) -> bool:
-        """Take one from the token bucket, kept as the time at which it is full again."""
+    def _take(self, now: float) -> float:
+        """Take one from the token bucket, kept as the time at which it is full again; return the seconds by
+        which it came too early, 0 where it did not."""  # noqa: D209, D205
         bounds = self.bounds
         full = max(self._allowance, now)
-        excess = full - now - (bounds.burst - 1) / bounds.rate
-        if excess <= 1e-9:  # what adding fractions of a second leaves behind
-            self._allowance = full + 1 / bounds.rate
+        early = full - now - (bounds.burst - 1) / bounds.rate
+        if early > 1e-9:  # what adding fractions of a second leaves behind
+            return early
+        self._allowance = full + 1 / bounds.rate
+        if self._refused:
+            self._refused -= 1
+        return 0.0
+
+    def _excess(self, count: int = 1) -> None:
+        """Count what was refused; end a connection that does not listen."""
+        self._refused += count
+        if self._refused > FLOOD * self.bounds.burst:
+            self.signal(Event.ENDED, "flooding", "far more frames than allowed")
+
+    def _spend(self, frame: ClientFrame | None, now: float) -> bool:
+        """Count a frame against the rate; False: it is refused."""
+        early = self._take(now)
+        if not early:
             return True
         if isinstance(frame, frames.Send) and self._next == UNSET:
             self._next = self._floor = frame.n  # refused, so those after it must wait for it
         self._refuse(
-            "rate_limited", "more frames than allowed", getattr(frame, "id", None), round(excess, 3) or True
+            "rate_limited", "more frames than allowed", getattr(frame, "id", None), round(early, 3) or True
         )
+        self._excess()
         return False
 
     def _refuse(
@@ -208,6 +241,7 @@ class Connection:
             first = next((held.n for held in self._held if isinstance(held, frames.Send)), frame.n)
             self._next = self._floor = first
         self._refuse("too_many", "wait for connected", getattr(frame, "id", None), retry=True)
+        self._excess()
 
     def _subscribe(self, frame: frames.Subscribe, now: float) -> None:
         del now
@@ -335,8 +369,11 @@ class Connection:
 
     def _end_connect_first(self, frame: object = None, reason: object = "", *_: object) -> None:
         del frame
-        text = reason if isinstance(reason, str) and reason else "the first frame must be connect, in time"
+        text = reason if isinstance(reason, str) and reason else "the first frame must be connect"
         self._end("connect_first", text)
+
+    def _end_late(self, *_: object) -> None:
+        self._end("silent", "no connect came in time; come back")
 
     def _end_overloaded(self, *_: object) -> None:
         self._end("overloaded", "the session could not be recorded in time; come back")
@@ -359,6 +396,8 @@ class Connection:
 
 
 _ENDING: Final = frozenset({"bad_frame", "too_large"})
+_COUNTING: Final = frozenset({_CONNECTING, _OPEN, _DRAINING})
+_HOLD: Final = Connection._hold
 
 _STEPS: Final[tuple[tuple[tuple[Callable[..., None], State], ...], ...]] = tuple(
     tuple((getattr(Connection, f"_{TABLE[state][event].action}"), TABLE[state][event].to) for event in Event)

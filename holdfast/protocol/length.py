@@ -22,6 +22,7 @@ class LengthCodec:
     __slots__ = ("_buffer", "_max_message", "_missing", "ended", "outgoing")
 
     subprotocol: Final = ""
+    controls: Final = 0
 
     def __init__(self, *, max_message: int) -> None:
         """Build one; `max_message` is bytes of payload."""

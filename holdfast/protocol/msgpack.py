@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,8 @@ _NESTED: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 """First byte -> (bytes of the count that follows, values per item): arrays and maps."""
 
 _LARGEST: Final = 2.0**1023
+_SCALARS: Final = frozenset((str, int, bool, float, type(None)))
+_KINDS: Final = _SCALARS | {list, dict}
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder().decode
@@ -67,28 +70,35 @@ def end_of_value(data: bytes, start: int) -> int:
     return position
 
 
-def data_to_json(raw: bytes) -> bytes:
+class TooDeepError(ValueError):
+    """More arrays and objects are inside each other than allowed."""
+
+
+def data_to_json(raw: bytes, depth: int) -> bytes:
     """Return a msgpack value as compact JSON.
 
-    Raises ValueError for what JSON cannot say: bin, ext, NaN, infinities, and keys that are no strings.
+    Raises ValueError for what JSON cannot say (bin, ext, NaN, infinities, and keys that are no strings), and
+    TooDeepError above `depth` arrays and maps inside each other.
     """
     value = _unpack(raw)
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        kind = type(item)
-        if kind is dict:
-            if not all(type(key) is str for key in item):
-                raise ValueError("data has a key that is no string")
-            pending.extend(item.values())
-        elif kind is list:
-            pending.extend(item)
-        elif kind is float:
-            if not math.isfinite(item):
-                raise ValueError("data has a number that is not finite")
-        elif item is not None and kind not in (str, int, bool):
+    # Level by level, not value by value: 64 KiB may hold as many values, and this is ten times as fast.
+    level: list[Any] = [value]
+    while True:
+        kinds = set(map(type, level))
+        if not kinds <= _KINDS:
             raise ValueError("data has a bin or ext value")
-    return _to_json(value)
+        if float in kinds and not all(map(math.isfinite, [item for item in level if type(item) is float])):
+            raise ValueError("data has a number that is not finite")
+        if kinds <= _SCALARS:
+            return _to_json(value)
+        depth -= 1
+        if depth < 0:
+            raise TooDeepError
+        lists = [item for item in level if type(item) is list]
+        maps = [item for item in level if type(item) is dict]
+        if set(map(type, chain.from_iterable(maps))) - {str}:
+            raise ValueError("data has a key that is no string")
+        level = [*chain.from_iterable(lists), *chain.from_iterable(map(dict.values, maps))]
 
 
 def to_msgpack(json_frame: bytes) -> bytes:

@@ -97,7 +97,7 @@ TABLE: Final[dict[State, dict[Event, Step]]] = {
         Event.CONNECT: Step("connect", _CONNECTING),
         Event.BROKEN: Step("end", _CLOSED),
         Event.ACCEPTED: Step("nothing", _NEW),
-        Event.TIMEOUT: Step("end_connect_first", _CLOSED),
+        Event.TIMEOUT: Step("end_late", _CLOSED),
         Event.QUIET: Step("nothing", _NEW),
         Event.SILENT: Step("nothing", _NEW),
         Event.EXPIRED: Step("nothing", _NEW),

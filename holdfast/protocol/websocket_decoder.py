@@ -36,6 +36,7 @@ class WebSocket:
         "_expected",
         "_limits",
         "_partial",
+        "controls",
         "ended",
         "outgoing",
         "subprotocol",
@@ -51,6 +52,7 @@ class WebSocket:
         self._partial: frames.Partial | None = None
         self._closing: Ended | None = None  # our close, once it was sent
         self.outgoing = b""
+        self.controls = 0
         self.ended: Ended | None = None
         self.subprotocol = ""
 
@@ -95,6 +97,7 @@ class WebSocket:
         Afterwards write what `outgoing` holds (`take()`), and close the transport when `ended` is not None.
         The result does not depend on how the bytes were cut into calls.
         """
+        self.controls = 0
         if self.ended is not None:
             return []
         if self._buffer:
@@ -226,6 +229,7 @@ class WebSocket:
 
     def _control(self, opcode: int, payload: bytes) -> bytes:
         """Return the answer to a control frame."""
+        self.controls += 1
         if opcode == frames.PING:
             return self._frame(frames.FIN | frames.PONG, payload)
         if opcode == frames.CLOSE:

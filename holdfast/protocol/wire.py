@@ -21,7 +21,7 @@ from holdfast.protocol.frames import (
     Send,
     ServerFrame,
 )
-from holdfast.protocol.msgpack import data_to_json, end_of_value, to_msgpack
+from holdfast.protocol.msgpack import TooDeepError, data_to_json, end_of_value, to_msgpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,20 +78,24 @@ class Wire:
 
         Raises FrameError when one of them is wrong; its `results` have them all, in order.
         """
-        try:
-            frames = self._fast(payload)
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            frames = []
-        if frames:
-            return frames
-        results = list(self._each(payload))
+        results = list(self.frames(payload))
         errors = [result for result in results if isinstance(result, FrameError)]
-        if not results:
-            raise FrameError("bad_frame", "the message holds no frame")
         if errors:
             errors[0].results = results
             raise errors[0]
         return [result for result in results if not isinstance(result, FrameError)]
+
+    def frames(self, payload: bytes) -> Iterable[ClientFrame | FrameError]:
+        """Return the frames of a client's message, and what is wrong with some, in order.
+
+        Never raises, and ends with the first `bad_frame`. Where something is wrong each is looked at when it
+        is asked for: between two of them others can have their turn.
+        """
+        try:
+            frames = self._fast(payload)
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+            frames = []
+        return frames or self._each(payload)
 
     def decode_server(self, payload: bytes) -> list[ServerFrame]:
         """Return the frames of a server's message; those with a `t` that is not known yet are left out.
@@ -148,14 +152,19 @@ class Wire:
     # the slow path: something is wrong, find out what
 
     def _each(self, payload: bytes) -> Iterator[ClientFrame | FrameError]:
+        found = False
         try:
             for part in self._parts(payload):
+                found = True
                 result = self._examine(part)
                 yield result
                 if isinstance(result, FrameError) and result.code == "bad_frame":
                     return
         except ValueError as error:
             yield FrameError("bad_frame", f"the message is malformed: {error}")
+        else:
+            if not found:
+                yield FrameError("bad_frame", "the message holds no frame")
 
     def _examine(self, part: bytes) -> ClientFrame | FrameError:
         try:
@@ -164,9 +173,9 @@ class Wire:
             return self._explain(part, error)
         try:
             return self._with_data(frame)
-        except RecursionError:
+        except (RecursionError, TooDeepError):
             return FrameError("bad_frame", _TOO_DEEP)
-        except (_TooDeepError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             return FrameError("bad_frame", str(error))
         except ValueError as error:
             return FrameError("bad_request", str(error), getattr(frame, "id", None))
@@ -188,10 +197,6 @@ class Wire:
         if peek.t not in _CLIENT_TAGS:
             return FrameError("unknown_frame", f"no frame is named {peek.t[:40]!r}", frame_id)
         return FrameError("bad_request", f"{peek.t}: {error}", frame_id)
-
-
-class _TooDeepError(ValueError):
-    pass
 
 
 _TOO_DEEP: Final = f"more than {MAX_DEPTH} arrays and objects inside each other"
@@ -257,12 +262,18 @@ class _Msgpack(Wire):
     def _with_data(self, frame: ClientFrame) -> ClientFrame:
         # The default of a frame without `data` is JSON already; no msgpack value has these bytes.
         if isinstance(frame, _RAW) and (packed := bytes(frame.data)) != b"null":
-            data = data_to_json(packed)
-            _check_depth(data)
+            data = data_to_json(packed, MAX_DEPTH)
             msgspec.structs.force_setattr(frame, "data", msgspec.Raw(data))
         return frame
 
     def _parts(self, payload: bytes) -> Iterator[bytes]:
+        try:
+            self._peek(payload)
+        except (ValueError, RecursionError):
+            pass  # several frames, or malformed
+        else:
+            yield payload
+            return
         position = 0
         while position < len(payload):
             end = end_of_value(payload, position)
@@ -302,4 +313,4 @@ def _check_depth(text: bytes, limit: int = MAX_DEPTH) -> None:
     for bracket in _strings.sub(b"", text).translate(None, _NOT_BRACKETS):
         depth += 1 if bracket in b"[{" else -1
         if depth > limit:
-            raise _TooDeepError(_TOO_DEEP)
+            raise TooDeepError

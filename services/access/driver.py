@@ -25,6 +25,8 @@ from .subscriber import Subscriber
 from .timers import NEVER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from holdfast.protocol import frames
     from holdfast.protocol.codec import Codec, Ended
     from holdfast.protocol.frames import ServerFrame
@@ -41,6 +43,9 @@ ASIDE: Final = 2
 """Besides, a message had to be held back for it."""
 
 ENDED: Final = 4
+
+PIECE: Final = 4096
+"""Bytes given to the codec at once: some hundreds of frames, at most."""
 
 CLOSE_SECONDS: Final = 3.0
 """Seconds that a client has to answer a close before the socket is cut."""
@@ -93,6 +98,11 @@ class Driver(Subscriber, asyncio.Protocol):
         return bool(self.blocked & ENDED)
 
     @property
+    def paused(self) -> bool:
+        """Whether it does not take what is written to it."""
+        return bool(self.blocked & PAUSED)
+
+    @property
     def carrier(self) -> str:
         """Name of the listener it came by."""
         return self._listener.name
@@ -130,41 +140,51 @@ class Driver(Subscriber, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self.heard = self._node.wheel.tick
+        self._node.inflow.received(self, data)
+
+    def steps(self, data: bytes) -> Iterator[None]:
+        """Take bytes, in steps that are short each: there may be a pause after any of them."""
+        for start in range(0, len(data), PIECE):
+            piece = data if len(data) <= PIECE else data[start : start + PIECE]
+            for payload in self._payloads(piece):
+                for frame in FORMATS[self.format].frames(payload):
+                    if self.blocked & ENDED:
+                        break
+                    self._receive(frame)
+                    yield
+            codec = self.codec
+            if codec is None:
+                return
+            if not isinstance(codec, ProxyHeader) and codec.ended is not None:
+                self._codec_ended(codec.ended)
+                return
+            yield
+
+    def _payloads(self, data: bytes) -> list[bytes]:
+        """Give bytes to the codec; return the messages that they complete."""
         codec = self.codec
         if isinstance(codec, ProxyHeader):
-            rest = self._proxy_header(codec, data)
-            if not rest:
-                return
-            data, codec = rest, self.codec
-        if codec is None:
-            return
-        assert not isinstance(codec, ProxyHeader)
+            data = self._proxy_header(codec, data)
+            codec = self.codec
+        if codec is None or isinstance(codec, ProxyHeader) or not data:
+            return []
         payloads = codec.receive(data)
         if codec.outgoing:
             self.transport.write(codec.take())
         if self.format == NO_FORMAT and codec.open:
             self._shaken(codec)
-        if payloads and not self.blocked & ENDED:
-            now = self._node.clock.monotonic()
-            decode = FORMATS[self.format].decode
-            for payload in payloads:
-                try:
-                    for frame in decode(payload):
-                        self._receive(frame, now)
-                except FrameError as error:
-                    for result in error.results:
-                        if isinstance(result, FrameError):
-                            self.machine.reject(result, now)
-                        else:
-                            self._receive(result, now)
-                if self.blocked & ENDED:
-                    break
-        if codec.ended is not None:
-            self._codec_ended(codec.ended)
+        if codec.controls:
+            self._node.metrics.access_controls.inc(codec.controls)
+            self.machine.controls(codec.controls, self._node.clock.monotonic())
+        return payloads
 
-    def _receive(self, frame: frames.ClientFrame, now: float) -> None:
-        self._node.frames_in[type(frame)] += 1
-        self.machine.receive(frame, now)
+    def _receive(self, frame: frames.ClientFrame | FrameError) -> None:
+        now = self._node.clock.monotonic()
+        if isinstance(frame, FrameError):
+            self.machine.reject(frame, now)
+        else:
+            self._node.frames_in[type(frame)] += 1
+            self.machine.receive(frame, now)
 
     def _proxy_header(self, header: ProxyHeader, data: bytes) -> bytes:
         try:
@@ -210,6 +230,7 @@ class Driver(Subscriber, asyncio.Protocol):
         self.machine.signal(Event.LOST)
         self._gone("lost")
         self.codec = None
+        self._node.inflow.forget(self)
         self._node.admission.closed(self)
 
     def pause_writing(self) -> None:
@@ -231,7 +252,7 @@ class Driver(Subscriber, asyncio.Protocol):
         if self.machine.state >= State.OPEN:
             self.limit = NEVER
         self.heard = self._node.wheel.tick
-        self.transport.resume_reading()
+        self._node.inflow.resume(self)
         if aside:
             self._node.metrics.access_aside.dec()
         for channel in self.channels_list():
@@ -323,6 +344,7 @@ class Driver(Subscriber, asyncio.Protocol):
             or codec is None
             or isinstance(codec, ProxyHeader)
             or codec.ended is not None
+            or code == "flooding"
         ):
             self.transport.close()
         # A client that answers the close ends the socket itself; one that does not is cut off.

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from holdfast.protocol.frames import SUBPROTOCOL_MSGPACK
 from holdfast.protocol.websocket import frame_binary, frame_text
-from holdfast.protocol.wire import JSON, MSGPACK, to_msgpack
+from holdfast.protocol.wire import JSON, MSGPACK, FrameError, to_msgpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from holdfast.protocol.frames import ClientFrame
 
 
 class Format(NamedTuple):
-    """`wrap` turns a JSON frame into the bytes to write; `decode` a message into frames (raises Reject)."""
+    """`wrap` makes a JSON frame the bytes to write; `frames` gives a message's frames, and what is wrong."""
 
     name: str
     wrap: Callable[[bytes], bytes]
-    decode: Callable[[bytes], list[ClientFrame]]
+    frames: Callable[[bytes], Iterable[ClientFrame | FrameError]]
     close_codes: bool
 
 
@@ -36,9 +36,9 @@ WEBSOCKET_MSGPACK: Final = 1
 TCP_JSON: Final = 2
 
 FORMATS: Final = (
-    Format("websocket", frame_text, JSON.decode, close_codes=True),
-    Format("websocket", _msgpack, MSGPACK.decode, close_codes=True),
-    Format("tcp", _prefixed, JSON.decode, close_codes=False),
+    Format("websocket", frame_text, JSON.frames, close_codes=True),
+    Format("websocket", _msgpack, MSGPACK.frames, close_codes=True),
+    Format("tcp", _prefixed, JSON.frames, close_codes=False),
 )
 
 

@@ -24,6 +24,7 @@ from .drain import drain_connections
 from .driver import Driver
 from .grants import granted, may_send, policy_of
 from .groups import Groups
+from .inflow import Inflow
 from .joins import Joins
 from .links import Links
 from .listeners import listeners
@@ -70,6 +71,7 @@ class AccessNode:
         self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick)
         self.heartbeat_ticks = self.wheel.ticks(access.heartbeat)
         self.admission = Admission(self)
+        self.inflow = Inflow(self.metrics)
         self.roster = Roster(self)
         self.links = Links(self)
         self.reader = Reader(parts.log, self.clock, self.links)

@@ -63,7 +63,7 @@ async def test_wrong_tokens(tcp: bool) -> None:
 
 
 async def test_connect_comes_first_and_in_time() -> None:
-    """Another frame first, or none in time, ends in `connect_first`."""
+    """Another frame first ends in `connect_first`, for good; none in time in `silent`: come back."""
     async with World() as world:
         early = await world.open()
         early.send(t="ping")
@@ -72,8 +72,11 @@ async def test_connect_comes_first_and_in_time() -> None:
         silent = await world.open(tcp=True)
         mute = await world.open()
         await world.clock.advance(11)
-        assert (await closed(silent))["code"] == "connect_first"
-        await mute.until(lambda: mute.lost)
+        last = await closed(silent)
+        assert (last["code"], last["close"], last["retry"]) == ("silent", 4001, True)
+        assert (await closed(mute))["code"] == "silent"
+        assert mute.closed == 4001
+        assert world.value("access_refused", reason="timeout") == 2
 
 
 async def test_bad_frames() -> None:
