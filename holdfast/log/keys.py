@@ -13,16 +13,19 @@ class Keys:
         "beats",
         "changed",
         "clients",
+        "dead",
         "for_apply",
         "for_begin",
         "gone",
         "headers",
         "kicks",
+        "loads",
         "meta",
         "numbers",
         "revoked",
         "routes",
         "sessions",
+        "told",
     )
 
     def __init__(self, prefix: str, tag: str) -> None:
@@ -39,6 +42,9 @@ class Keys:
         self.clients = f"{start}clients"
         self.kicks = f"{start}kicks"
         self.asks = f"{start}asks"
+        self.dead = f"{start}dead"
+        self.told = f"{start}told"
+        self.loads = f"{start}loads"
         self.gone = f"{start}gone"
         seen = (f"{start}seen0", f"{start}seen1")
         self.for_apply = (self.meta, self.changed, self.headers, self.routes, *seen, self.revoked, self.gone)
@@ -63,3 +69,29 @@ class Keys:
     def held(self, incarnation: str) -> str:
         """Return the set of what a node holds: its routes and sessions."""
         return f"{self._start}h:{incarnation}"
+
+    @property
+    def for_beat(self) -> tuple[str, ...]:
+        """Return what a beat touches."""
+        nodes = (self.numbers, self.kicks, self.asks, self.dead, self.told, self.loads)
+        return (self.meta, self.beats, *nodes)
+
+    def for_update(self, incarnation: str) -> tuple[str, ...]:
+        """Return what a node's update touches."""
+        held = self.held(incarnation)
+        return (
+            self.numbers,
+            held,
+            self.routes,
+            self.sessions,
+            self.clients,
+            self.kicks,
+            self.beats,
+            self.dead,
+        )
+
+    def for_sweep(self, incarnation: str) -> tuple[str, ...]:
+        """Return what sweeping a dead incarnation touches."""
+        known = (self.numbers, self.beats, self.asks, self.told, self.loads)
+        held = self.held(incarnation)
+        return (self.meta, self.dead, held, self.routes, self.sessions, self.clients, self.kicks, *known)

@@ -74,6 +74,10 @@ class Liveness:
             return True
         return self._looked - moved < DEAD_AFTER
 
+    def dead(self, shard: int) -> list[str]:
+        """Return the incarnations that a shard knows, and that do not live, in order."""
+        return sorted(node for node in self._counts[shard] if not self.alive(node))
+
     async def look(self) -> None:
         """Look at all shards once."""
         looks = (self._log.beats(shard) for shard in range(self._log.partitions))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Query,
         SessionInfo,
         ShardState,
+        Swept,
         View,
         Watermark,
     )
@@ -120,9 +121,19 @@ class MemoryLog:
         """See `Log`."""
         return self._shard(shard).nodes.update(update)
 
-    async def beat(self, shard: int, incarnation: str) -> BeatAnswer:
+    async def sweep(
+        self, shard: int, owner: str, incarnation: str, done: Sequence[tuple[str, str]], limit: int
+    ) -> Swept | None:
         """See `Log`."""
-        return self._shard(shard).beat(incarnation)
+        return self._shard(shard).sweep(owner, incarnation, done, limit)
+
+    async def tombstones(self, shard: int) -> dict[str, int]:
+        """See `Log`."""
+        return dict(self._shard(shard).nodes.dead)
+
+    async def beat(self, shard: int, incarnation: str, *, told: int = 0, load: int = -1) -> BeatAnswer:
+        """See `Log`."""
+        return self._shard(shard).beat(incarnation, told, load)
 
     async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
         """See `Log`."""

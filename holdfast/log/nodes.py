@@ -1,15 +1,16 @@
-"""A shard's knowledge of nodes: routes, sessions, updates, beats, kicks. Pure: part of `Shard`."""
+"""A shard's knowledge of nodes: routes, sessions, beats, kicks, tombstones. Pure: part of `Shard`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.log.port import Kick
+from holdfast.log.port import FENCED, REPLACED, Kick, Swept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.log.port import Change, NodeUpdate, SessionInfo
+    from holdfast.records import StateRecord
 
 
 class Nodes:
@@ -24,6 +25,9 @@ class Nodes:
         self._newest: dict[tuple[str, str], tuple[str, str]] = {}
         self._kicks: dict[str, dict[str, Kick]] = {}
         self.asks: dict[str, dict[str, None]] = {}
+        self.dead: dict[str, int] = {}
+        self.told: dict[str, int] = {}
+        self.loads: dict[str, int] = {}
 
     def route(self, channel: str) -> tuple[str, ...]:
         """Return the incarnations in a channel's route, oldest first."""
@@ -32,6 +36,8 @@ class Nodes:
     def update(self, update: NodeUpdate) -> int:
         """See `Log.update`."""
         node, number = update.incarnation, self.numbers.get(update.incarnation, 0)
+        if node in self.dead:
+            return FENCED
         if update.number <= number:
             return number
         if update.whole:
@@ -41,13 +47,19 @@ class Nodes:
         elif update.number != number + 1:
             return number
         for change in update.changes:
-            self._change(node, change)
+            self._change(node, change, whole=update.whole)
         self.numbers[node] = update.number
+        self.beats.setdefault(node, 0)
         return update.number
 
-    def beat(self, node: str) -> tuple[int, tuple[Kick, ...], tuple[str, ...]]:
+    def beat(self, node: str, told: int, load: int) -> tuple[int, tuple[Kick, ...], tuple[str, ...]]:
         """Count a beat; return the last update's number, the kicks ordered by session, and the asks."""
-        self.beats[node] = self.beats.get(node, 0) + 1
+        if node not in self.dead:
+            self.beats[node] = self.beats.get(node, 0) + 1
+            if told > 0:
+                self.told[node] = told
+            if load >= 0:
+                self.loads[node] = load
         kicks = self._kicks.get(node, {})
         return (
             self.numbers.get(node, 0),
@@ -72,7 +84,33 @@ class Nodes:
         """See `Log.ask`."""
         self.asks.setdefault(node, {})[what] = None
 
-    def _change(self, node: str, change: Change) -> None:
+    def load(self, facts: Sequence[StateRecord]) -> None:
+        """Take in the tombstones among facts of the state topic."""
+        for fact in facts:
+            if fact.kind != "dead":
+                continue
+            if fact.present:
+                self.dead[fact.field] = fact.version
+            else:
+                self.dead.pop(fact.field, None)
+
+    def sweep(self, node: str, done: Sequence[tuple[str, str]], limit: int) -> Swept:
+        """See `Log.sweep`."""
+        for user, name in done:
+            if (user, name) in self.held.get(node, ()):
+                self._drop(node, user, name)
+        page = sorted(self.held.get(node, ()))[:limit]
+        for _, name in [one for one in page if not one[0]]:
+            self._drop(node, "", name)
+        told = self.told.get(node, 0)
+        sessions = tuple((user, self._sessions[user][name]) for user, name in page if user)
+        if node in self.held:
+            return Swept(sessions, told)
+        for known in (self.numbers, self.beats, self.asks, self.told, self.loads, self._kicks):
+            known.pop(node, None)
+        return Swept(sessions, told, over=True)
+
+    def _change(self, node: str, change: Change, *, whole: bool) -> None:
         key = _held(change)
         if change.op in ("-r", "-s"):
             if key in self.held.get(node, ()):
@@ -83,15 +121,32 @@ class Nodes:
             self.routes.setdefault(change.name, {})[node] = None
         else:
             assert change.info is not None
-            self._add_session(change.name, change.info)
+            self._add_session(change.name, change.info, whole=whole)
 
-    def _add_session(self, user: str, info: SessionInfo) -> None:
-        self._sessions.setdefault(user, {})[info.session] = info
+    def _add_session(self, user: str, info: SessionInfo, *, whole: bool) -> None:
+        of_user = self._sessions.setdefault(user, {})
+        of_user[info.session] = info
+
+        def stays(other: SessionInfo) -> bool:
+            """Who writes all again may write what was replaced meanwhile: the one that began later stays."""
+            return whole and (other.since, other.session) > (info.since, info.session)
+
         if info.client:
             before = self._newest.get((user, info.client))
-            if before is not None and before[0] != info.session:
-                self._add_kick(before[1], Kick(user, before[0], "superseded"))
-            self._newest[user, info.client] = (info.session, info.node)
+            other = None if before is None or before[0] == info.session else of_user[before[0]]
+            if other is not None and stays(other):
+                self._add_kick(info.node, Kick(user, info.session, "superseded"))
+            else:
+                if other is not None:
+                    self._add_kick(other.node, Kick(user, other.session, "superseded"))
+                self._newest[user, info.client] = (info.session, info.node)
+        if not info.seat:
+            return
+        for name in sorted(of_user):
+            other = of_user[name]
+            if other.seat == info.seat and name != info.session:
+                loser = info if stays(other) else other
+                self._add_kick(loser.node, Kick(user, loser.session, "disconnected", REPLACED))
 
     def _drop(self, node: str, user: str, name: str) -> None:
         """Forget a route (`user` is "") or a session that this node holds."""

@@ -19,7 +19,7 @@ import msgspec
 from holdfast.errors import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from holdfast.records import StateRecord
 
@@ -34,6 +34,15 @@ MAX_BATCH: Final = 200
 
 NEW: Final = -1
 """The offset of a watermark before any record."""
+
+FENCED: Final = -2
+"""What an update of a dead incarnation gets instead of a number: it never returns."""
+
+REPLACED: Final = "another device of this user has taken its place"
+"""The reason of a kick (`disconnected`) of a session whose seat was taken."""
+
+TOMBSTONE_SECONDS: Final = 86_400
+"""How long a tombstone is kept. A node that heard nothing of a shard for half of it begins anew."""
 
 
 class Rebuilding(Retry):
@@ -163,7 +172,10 @@ class ShardState(msgspec.Struct, frozen=True):
 
 
 class SessionInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One session as presence shows it. `since` is Unix ms; `node` an incarnation; `jti` of its token."""
+    """One session as presence shows it. `since` is Unix ms; `node` an incarnation; `jti` of its token.
+
+    `seat`: of a user's sessions with the same one, the newest stays and the others are kicked; "" has none.
+    """
 
     session: str
     node: str
@@ -171,6 +183,7 @@ class SessionInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
     since: int
     client: str = ""
     jti: str = ""
+    seat: str = ""
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -261,6 +274,7 @@ class BeatAnswer(msgspec.Struct, frozen=True):
     """What a beat brings back. `number`: the last update the shard knows of this incarnation (0: none).
 
     `asks`: what operators asked of this node (`ask`); each returns with every beat to that shard.
+    `fenced`: this incarnation has a tombstone. `loads`: what every incarnation told as its `load`.
     """
 
     number: int
@@ -269,6 +283,19 @@ class BeatAnswer(msgspec.Struct, frozen=True):
     kicks: Sequence[Kick] = ()
     asks: Sequence[str] = ()
     rebuilding: bool = False
+    fenced: bool = False
+    loads: Mapping[str, int] = {}
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """A page of what a dead incarnation left. `sessions` are (user, info); `over`: nothing is left now.
+
+    The `connect` of sessions that began before `told` (Unix ms) is in the queue.
+    """
+
+    sessions: Sequence[tuple[str, SessionInfo]] = ()
+    told: int = 0
+    over: bool = False
 
 
 class Log(Protocol):
@@ -301,7 +328,8 @@ class Log(Protocol):
         """Take in records of the state topic, in its order; False: the token is another owner's.
 
         None replaces a fact of a higher version, where both are of one generation: versions are offsets, and
-        those of another generation mean nothing here. At most MAX_BATCH facts.
+        those of another generation mean nothing here. At most MAX_BATCH facts. A fact `dead` buries the
+        incarnation that is its `field`: it can beat and update no more.
         """
 
     async def begin(
@@ -319,19 +347,34 @@ class Log(Protocol):
     async def apply(self, shard: int, batch: Batch) -> Applied:
         """Take in one batch; see the module's text and `Batch`."""
 
+    async def sweep(
+        self, shard: int, owner: str, incarnation: str, done: Sequence[tuple[str, str]], limit: int
+    ) -> Swept | None:
+        """Remove what a buried incarnation left: the sessions `done` (user, session), and some routes.
+
+        Return the next sessions, for their `disconnect` to be made durable; looks at `limit` things at most.
+        When nothing is left, the shard forgets the incarnation but for its tombstone. None: the token is
+        another owner's, or there is no tombstone.
+        """
+
+    async def tombstones(self, shard: int) -> dict[str, int]:
+        """Return the dead incarnations, and when each was found to be dead (Unix ms)."""
+
     # access
 
     async def update(self, shard: int, update: NodeUpdate) -> int:
         """Apply a node's micro-batch; return the number the shard has now (below `number`: it forgot).
 
-        Adding a session with a `client` that another session of the user has gives that one a kick
-        (`superseded`).
+        FENCED: this incarnation is dead, nothing was changed. Adding a session with a `client` or a `seat`
+        that another session of the user has gives that one a kick (`superseded`, `disconnected`); of two
+        where a `whole` update writes one, the kick is for the one that began earlier.
         """
 
-    async def beat(self, shard: int, incarnation: str) -> BeatAnswer:
+    async def beat(self, shard: int, incarnation: str, *, told: int = 0, load: int = -1) -> BeatAnswer:
         """Give a sign of life; learn what this node must know.
 
-        A kick returns until its session is removed.
+        A kick returns until its session is removed. `told`: the `connect` of every session that began before
+        (Unix ms) is in the queue. `load`: how many connections this node has; with it, `loads` is answered.
         """
 
     async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:

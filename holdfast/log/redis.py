@@ -14,6 +14,7 @@ from holdfast.log.keys import Keys
 from holdfast.log.port import (
     FORMAT,
     NEW,
+    REPLACED,
     WINDOW_MS,
     BeatAnswer,
     Kick,
@@ -21,6 +22,7 @@ from holdfast.log.port import (
     Rebuilding,
     SessionInfo,
     ShardState,
+    Swept,
     View,
     Watermark,
 )
@@ -85,6 +87,7 @@ class RedisLog:
                 "apply",
                 "ask",
                 "beat",
+                "beats",
                 "begin",
                 "changed",
                 "claim",
@@ -95,6 +98,7 @@ class RedisLog:
                 "read",
                 "release",
                 "sessions",
+                "sweep",
                 "update",
             )
         }
@@ -189,20 +193,35 @@ class RedisLog:
         keys, args, of_record = redis_apply.arguments(batch, self._keys[shard], self._policies)
         return redis_apply.answer(await self._run(shard, "apply", keys, args), batch, of_record)
 
+    async def sweep(
+        self, shard: int, owner: str, incarnation: str, done: Sequence[tuple[str, str]], limit: int
+    ) -> Swept | None:
+        """See `Log`."""
+        packed = _encode((owner, incarnation, limit, done))
+        reply = await self._run(shard, "sweep", self._keys[shard].for_sweep(incarnation), (packed,))
+        if reply is None:
+            return None
+        over, told, members = reply
+        found = ((user.decode(), _info(info)) for user, _, info in (one.split(b"\0", 2) for one in members))
+        return Swept(sorted(found, key=lambda one: (one[0], one[1].session)), int(told), bool(over))
+
+    async def tombstones(self, shard: int) -> dict[str, int]:
+        """See `Log`."""
+        return _numbers(await self._caller.command(shard, "tombstones", ("HGETALL", self._keys[shard].dead)))
+
     # access
 
     async def update(self, shard: int, update: NodeUpdate) -> int:
         """See `Log`."""
         keys, node = self._keys[shard], update.incarnation
-        packed = _encode((node, update.number, update.whole, [_change(change) for change in update.changes]))
-        names = (keys.numbers, keys.held(node), keys.routes, keys.sessions, keys.clients, keys.kicks)
-        return int(await self._run(shard, "update", names, (packed,)))
+        changes = [_change(change) for change in update.changes]
+        packed = _encode((node, update.number, update.whole, changes, REPLACED))
+        return int(await self._run(shard, "update", keys.for_update(node), (packed,)))
 
-    async def beat(self, shard: int, incarnation: str) -> BeatAnswer:
+    async def beat(self, shard: int, incarnation: str, *, told: int = 0, load: int = -1) -> BeatAnswer:
         """See `Log`."""
-        keys = self._keys[shard]
-        names = (keys.meta, keys.beats, keys.numbers, keys.kicks, keys.asks)
-        number, meta, kicks, asks = await self._run(shard, "beat", names, (incarnation,))
+        reply = await self._run(shard, "beat", self._keys[shard].for_beat, (incarnation, told, load))
+        number, meta, kicks, asks, fenced, loads = reply
         return BeatAnswer(
             number=int(number or 0),
             watermark=_watermark(meta),
@@ -210,6 +229,8 @@ class RedisLog:
             kicks=[_kick(member) for member in kicks],
             asks=asks.decode().split("\n") if asks else (),
             rebuilding=bool(meta[5]) or not meta[3] or _watermark(meta).offset < int(meta[4] or NEW),
+            fenced=bool(fenced),
+            loads=_numbers(loads),
         )
 
     async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
@@ -255,8 +276,7 @@ class RedisLog:
 
     async def beats(self, shard: int) -> dict[str, int]:
         """See `Log`."""
-        flat = await self._caller.command(shard, "beats", ("HGETALL", self._keys[shard].beats))
-        return {node.decode(): int(count) for node, count in zip(flat[::2], flat[1::2], strict=True)}
+        return _numbers(await self._run(shard, "beats", (self._keys[shard].beats,), ()))
 
     async def sessions(self, shard: int, users: Sequence[str]) -> Sequence[Sequence[SessionInfo]]:
         """See `Log`."""
@@ -300,6 +320,10 @@ def _state(meta: Sequence[bytes | None]) -> ShardState:
 def _watermark(meta: Sequence[bytes | None]) -> Watermark:
     offset, ts, checksum = meta[:3]
     return Watermark(int(NEW if offset is None else offset), int(ts or 0), int(checksum or 0))
+
+
+def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
+    return {name.decode(): int(number) for name, number in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _change(change: Change) -> tuple[Any, ...]:

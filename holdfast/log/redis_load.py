@@ -18,7 +18,7 @@ _encode = msgspec.msgpack.Encoder().encode
 def arguments(owner: str, facts: Sequence[StateRecord], keys: Keys) -> tuple[list[str], list[bytes]]:
     """Return KEYS and ARGV."""
     hash_of = {"member": keys.members, "group": keys.groups, "cursor": keys.cursors}
-    fixed = [keys.meta, keys.revoked, keys.gone]
+    fixed = [keys.meta, keys.revoked, keys.gone, keys.dead]
     hashes: dict[str, int] = {}
     rows: list[tuple[Any, ...]] = []
     for fact in facts:
@@ -26,7 +26,7 @@ def arguments(owner: str, facts: Sequence[StateRecord], keys: Keys) -> tuple[lis
         if fact.kind in hash_of:
             name = hash_of[fact.kind](fact.channel)
             number = hashes.setdefault(name, len(fixed) + len(hashes) + 1)
-        elif fact.kind != "revoke":
+        elif fact.kind not in ("revoke", "dead"):
             continue
         rows.append(
             (

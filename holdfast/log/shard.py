@@ -33,7 +33,7 @@ from holdfast.log.rules import AGED, SWEEP, older, retention
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from holdfast.log.port import Batch, LogRecord, Query
+    from holdfast.log.port import Batch, LogRecord, Query, Swept
     from holdfast.policy import Policy
     from holdfast.records import StateRecord
 
@@ -107,6 +107,7 @@ class Shard:
         """See `Log.load`."""
         if not owner or owner != self.owner:
             return False
+        self.nodes.load(facts)
         self.facts.load(facts, self.gone)
         return True
 
@@ -363,10 +364,27 @@ class Shard:
         newer.reverse()
         return self.watermark, tuple(newer[:limit])
 
-    def beat(self, incarnation: str) -> BeatAnswer:
+    def beat(self, incarnation: str, told: int, load: int) -> BeatAnswer:
         """See `Log.beat`."""
-        number, kicks, asks = self.nodes.beat(incarnation)
-        return BeatAnswer(number, self.watermark, self.generation, kicks, asks, rebuilding=self.rebuilding)
+        number, kicks, asks = self.nodes.beat(incarnation, told, load)
+        return BeatAnswer(
+            number,
+            self.watermark,
+            self.generation,
+            kicks,
+            asks,
+            rebuilding=self.rebuilding,
+            fenced=incarnation in self.nodes.dead,
+            loads=dict(self.nodes.loads) if load >= 0 else {},
+        )
+
+    def sweep(
+        self, owner: str, incarnation: str, done: Sequence[tuple[str, str]], limit: int
+    ) -> Swept | None:
+        """See `Log.sweep`."""
+        if not owner or owner != self.owner or incarnation not in self.nodes.dead:
+            return None
+        return self.nodes.sweep(incarnation, done, limit)
 
 
 def _range(

@@ -17,6 +17,7 @@ from .feed import Feed
 from .links import Links
 from .ownership import owned
 from .partition import Partition
+from .sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -50,6 +51,7 @@ class DispatchNode:
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._feed: Feed | None = None
+        self._sweeper: Sweeper | None = None
         self._serving = False
 
     async def start(self) -> None:
@@ -68,6 +70,8 @@ class DispatchNode:
         self._changed.set()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._follow()), loop.create_task(self._commit())]
+        self._sweeper = Sweeper(parts, self.incarnation, self._producer, self._served)
+        await self._sweeper.start()
 
     async def stop(self) -> None:
         """Hand all partitions over and leave."""
@@ -78,6 +82,8 @@ class DispatchNode:
             await parts.directory.join(msgspec.structs.replace(self._node, draining=True))
         if self._unwatch is not None:
             self._unwatch()
+        if self._sweeper is not None:
+            await self._sweeper.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -104,10 +110,13 @@ class DispatchNode:
         """Return names and what is served now."""
         return {
             "incarnation": self.incarnation,
-            "partitions": sorted(p.number for p in self._partitions.values() if p.serving),
+            "partitions": self._served(),
             "links": len(self._links),
             "alarms": [p.alarm for p in self._partitions.values() if p.alarm],
         }
+
+    def _served(self) -> list[int]:
+        return sorted(p.number for p in self._partitions.values() if p.serving)
 
     def _positions(self) -> Iterator[tuple[int, str, int]]:
         for partition in self._partitions.values():

@@ -54,10 +54,10 @@ class FaultyLog(MemoryLog):
             await self.gate.wait()
         return await super().update(shard, update)
 
-    async def beat(self, shard: int, incarnation: str) -> BeatAnswer:
+    async def beat(self, shard: int, incarnation: str, *, told: int = 0, load: int = -1) -> BeatAnswer:
         if self.away:
             raise Retry("away")
-        return await super().beat(shard, incarnation)
+        return await super().beat(shard, incarnation, told=told, load=load)
 
     async def read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
         if self.away:

@@ -15,6 +15,7 @@ from holdfast import records
 from holdfast.clock import ManualClock
 from holdfast.log.memory import MemoryLog, MemoryStore
 from holdfast.log.port import (
+    FENCED,
     NEW,
     WINDOW_MS,
     Batch,
@@ -85,6 +86,7 @@ sessions = st.builds(
     device=st.just("web"),
     since=st.integers(0, 2**53),
     client=st.sampled_from(("", "c", "d\0")),
+    seat=st.sampled_from(("", "", "*", "=web")),
 )
 changes = st.one_of(
     st.builds(Change, st.sampled_from(("+r", "-r")), st.sampled_from(CHANNELS)),
@@ -95,7 +97,7 @@ changes = st.one_of(
 )
 facts = st.builds(
     records.StateRecord,
-    kind=st.sampled_from(("member", "group", "cursor", "revoke")),
+    kind=st.sampled_from(("member", "group", "cursor", "revoke", "dead")),
     channel=st.sampled_from(CHANNELS),
     field=st.sampled_from(("s", "t", "\0é")),
     version=st.integers(0, 30),
@@ -119,6 +121,12 @@ steps = st.one_of(
         st.just("kick"), st.sampled_from(("a", "ab")), st.lists(st.sampled_from(("n1-1", "n2-1", "n1-2")))
     ),
     st.tuples(st.just("ask"), st.sampled_from(NODES), st.sampled_from(("drain", "rain"))),
+    st.tuples(st.just("beat"), st.sampled_from(NODES), st.integers(0, 2), st.integers(-1, 1)),
+    st.tuples(st.just("bury"), st.sampled_from(NODES), st.integers(0, 3), st.booleans()),
+    st.tuples(
+        st.just("sweep"), st.sampled_from(("d", "d", "d", "x")), st.sampled_from(NODES),
+        st.lists(st.tuples(st.sampled_from(("a", "ab")), st.sampled_from(("n1-1", "n2-1", "n1-2")))),
+    ),
     st.tuples(st.just("claim"), st.sampled_from(("d", "x", ""))),
     st.tuples(
         st.just("begin"), st.sampled_from(("d", "d", "x")), st.sampled_from(("g", "g", "h")),
@@ -190,11 +198,20 @@ class Both:
                 await self.apply(made, how, saved)  # type: ignore[arg-type]
             case "update", (node, wanted, step, whole):
                 update = NodeUpdate(node, self.numbers[node] + step, [_of(node, c) for c in wanted], whole)  # type: ignore[index, arg-type, operator, attr-defined]
-                self.numbers[node] = await self.same("update", update)  # type: ignore[index, assignment]
+                number = await self.same("update", update)
+                event(f"update {number == FENCED}")
+                self.numbers[node] = 0 if number == FENCED else number  # type: ignore[index, assignment]
             case "kick", (user, names):
                 await self.same("kick", user, names, "disconnected", "why")
             case "ask", _:
                 await self.same("ask", *args)
+            case "beat", (node, told, load):
+                await self.same("beat", node, told=told, load=load)
+            case "bury", (node, ts, present):
+                dead = records.StateRecord("dead", "", node, ts, present=present)  # type: ignore[arg-type]
+                await self.same("load", "d", [dead])
+            case "sweep", (owner, node, swept):
+                await self.same("sweep", owner, node, swept, 100)
             case "claim", (name,):
                 state = await self.same("state")
                 if name == "":
@@ -226,6 +243,9 @@ class Both:
         await self.same("sessions", ["a", "ab", "none"])
         for node in NODES:
             await self.same("beat", node)
+            await self.same("sweep", "d", node, (), 100)
+        await self.same("beats")
+        await self.same("tombstones")
         await self.same("members", "group:g")
         await self.same("state")
 

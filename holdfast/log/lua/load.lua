@@ -1,8 +1,8 @@
 -- Takes in facts from the state topic, never over a higher version of the same generation.
 -- holdfast/log/facts.py says the same in Python.
--- KEYS: 1 meta, 2 revoked, 3 gone, then hashes of facts
+-- KEYS: 1 meta, 2 revoked, 3 gone, 4 dead, then hashes of facts
 -- ARGV: 1 {owner, {kind, hash, channel, field, version, epoch, seq, present}...} in msgpack
-local REVOKED, GONE = KEYS[2], KEYS[3]
+local REVOKED, GONE, DEAD = KEYS[2], KEYS[3], KEYS[4]
 local owner, facts = unpack(cmsgpack.unpack(ARGV[1]))
 local holder = redis.call('HGET', KEYS[1], 'owner') or ''
 if holder == '' or holder ~= owner then return 0 end
@@ -16,6 +16,8 @@ for _, row in ipairs(facts) do
   if kind == 'revoke' then
     local before = tonumber(redis.call('HGET', REVOKED, channel) or 0)
     if version > before then redis.call('HSET', REVOKED, channel, int(version)) end
+  elseif kind == 'dead' then
+    if present then redis.call('HSET', DEAD, field, int(version)) else redis.call('HDEL', DEAD, field) end
   else
     local name = '-' .. channel .. '\0' .. field
     local known, of_known
