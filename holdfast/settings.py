@@ -152,7 +152,21 @@ class Access(_Section, frozen=True):
     aside: Annotated[Seconds, _about("seconds that a connection may be put aside before it is closed")] = 30.0
     request_deadline: Annotated[Seconds, _about("seconds until a `request` without an answer fails")] = 10.0
     catch_up: Annotated[Positive, _about("missed messages of one channel that are sent, at most")] = 1000
-    drain_rate: Annotated[Positive, _about("connections a second that a draining node sends away")] = 1000
+    drain_rate: Annotated[
+        Positive, _about("connections a second that a draining node sends away; more where time is short")
+    ] = 1000
+    rebalance_rate: Annotated[
+        int,
+        Meta(ge=0),
+        _about("connections a second that a node far above the average sends elsewhere; 0: never"),
+    ] = 50
+    devices: Annotated[
+        tuple[str, ...],
+        _about(
+            "sessions of a user that end older ones, as CLASS=RULE (`*`: every other class): `all` none, "
+            "`class` those of its class, `newest` those of all classes with that rule; none given: `*=all`"
+        ),
+    ] = ()
 
 
 class Nodelink(_Section, frozen=True):

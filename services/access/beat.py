@@ -1,4 +1,7 @@
-"""The sign of life: one beat per shard and second, and what it brings back."""
+"""The sign of life: one beat per shard and second, and what it brings back.
+
+The beats to shard 0 also carry this node's connections, and bring back everybody's (`rebalance`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
-from holdfast.log.port import Change
+from holdfast.log.port import TOMBSTONE_SECONDS, Change
 from holdfast.protocol.connection import Event
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ class Beat:
         self._node = node
         self._task: asyncio.Task[None] | None = None
         self._beats: dict[int, asyncio.Task[None]] = {}
+        self._answered: dict[int, float] = {}
 
     async def start(self) -> None:
         """Beat once, to learn where each shard stands before anybody subscribes, then go on. Raises Retry."""
@@ -36,6 +40,7 @@ class Beat:
         )
         for shard, answer in enumerate(answers):
             node.links.begin(shard, answer.generation, answer.watermark.offset)
+            self._answered[shard] = node.clock.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -51,21 +56,32 @@ class Beat:
         while True:
             await node.clock.sleep(EVERY)
             node.second()
+            told = node.roster.told()
             for shard in range(node.parts.log.partitions):
                 # A shard that does not answer delays no other one's beat.
                 if shard not in self._beats:
-                    self._beats[shard] = asyncio.get_running_loop().create_task(self._beat(shard))
+                    self._beats[shard] = asyncio.get_running_loop().create_task(self._beat(shard, told))
 
-    async def _beat(self, shard: int) -> None:
+    async def _beat(self, shard: int, told: int) -> None:
         node = self._node
-        known = node.routes.number(shard)
+        incarnation, known = node.incarnation, node.routes.number(shard)
         try:
-            answer = await node.parts.log.beat(shard, node.incarnation)
+            load = -1 if shard else len(node.drivers)
+            answer = await node.parts.log.beat(shard, incarnation, told=told, load=load)
         except Retry as error:
             _log.debug("a beat failed: %s", error, extra={"shard": shard})
             return
         finally:
             self._beats.pop(shard, None)
+        now = node.clock.monotonic()
+        last, self._answered[shard] = self._answered[shard], now
+        # Tombstones are not kept for ever: who heard nothing for so long may have had one.
+        if answer.fenced or now - last > TOMBSTONE_SECONDS / 2:
+            node.fenced(incarnation)
+        if incarnation != node.incarnation or node.is_fenced:
+            return
+        if not shard:
+            node.rebalance.loads = answer.loads
         if answer.number < known:
             node.routes.forgot(shard, known, answer.number)
         if not answer.rebuilding:

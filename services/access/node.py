@@ -7,7 +7,6 @@ import collections
 import functools
 import logging
 import random
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import Reject, Retry, Stop
@@ -30,7 +29,9 @@ from .links import Links
 from .listeners import listeners
 from .produce import Produce
 from .reader import Reader
+from .rebalance import Rebalance
 from .registry import Channel, Registry
+from .renew import new_incarnation, renew
 from .roster import Roster
 from .routes import Routes
 from .subscribes import Subscribes
@@ -56,7 +57,7 @@ class AccessNode:
         self.clock = parts.clock
         self.metrics = parts.metrics
         self.name = name
-        self.incarnation = f"{name}.{secrets.token_hex(6)}"
+        self.incarnation = new_incarnation(name)
         self.policies = parts.settings.policies()
         self.random = random.Random()  # noqa: S311 - jitter
         access = parts.settings.access
@@ -83,6 +84,7 @@ class AccessNode:
             incarnation=self.incarnation,
             everything=self.roster.everything,
             on_rewritten=self.links.rewritten,
+            on_fenced=self.fenced,
         )
         self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
         self.joins = Joins(
@@ -97,6 +99,7 @@ class AccessNode:
         self.subscribes = Subscribes(self)
         self.produce = Produce(parts.bus, self.clock, self.metrics, self.incarnation, access.request_deadline)
         self.beat = Beat(self)
+        self.rebalance = Rebalance(self)
         self.link_server = LinkServer(
             parts.network,
             parts.settings.process.host,
@@ -116,6 +119,7 @@ class AccessNode:
         self.draining = False
         self._servers: dict[str, Server] = {}
         self._drain: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._serving = False
 
     # life
@@ -150,7 +154,7 @@ class AccessNode:
                     f"access.{listener.name}_port {listener.port}: {error.strerror or error}"
                 ) from None
         self._serving = True
-        await self._announce()
+        await self.announce()
 
     async def stop(self) -> None:
         """Drain: ask clients to go, wait for them, close the rest, then leave nothing behind (inv 10)."""
@@ -166,6 +170,8 @@ class AccessNode:
         self.link_server.close()
         for part in (self.reader, self.links, self.routes):
             part.stop()
+        if self._renewing is not None:
+            self._renewing.cancel()
         self._count()
         try:
             await self.parts.directory.leave()
@@ -184,10 +190,20 @@ class AccessNode:
             server.close()
         if self._serving:
             try:
-                await self._announce()
+                await self.announce()
             except Retry as error:
                 _log.warning("could not tell that this node drains: %s", error)
         await drain_connections(self)
+
+    def fenced(self, incarnation: str) -> None:
+        """Take notice that an incarnation was found dead: if it is this node's, it begins again."""
+        if incarnation == self.incarnation and not self.is_fenced:
+            self._renewing = asyncio.get_running_loop().create_task(renew(self))
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this node is on its way from one incarnation to the next."""
+        return self._renewing is not None and not self._renewing.done()
 
     def drain_after(self) -> float:
         """Return the seconds that a client is to wait before it reconnects."""
@@ -207,7 +223,8 @@ class AccessNode:
             **{name: server.port for name, server in self._servers.items()},
         }
 
-    async def _announce(self) -> None:
+    async def announce(self) -> None:
+        """Tell where this node is, and whether it drains. Raises Retry."""
         process, access = self.settings.process, self.settings.access
         host = process.advertise or process.host
         if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
@@ -240,6 +257,7 @@ class AccessNode:
         """Do what is done once a second."""
         self.produce.tick()
         self.links.tick()
+        self.rebalance.tick()
         self._count()
 
     def _count(self) -> None:

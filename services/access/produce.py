@@ -41,7 +41,7 @@ class Produce:
         self._bus = bus
         self._clock = clock
         self._metrics = metrics
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self._request_deadline = request_deadline
         self._producer: Producer | None = None
         self._last: dict[int, asyncio.Future[int]] = {}
@@ -78,7 +78,7 @@ class Produce:
             ts=self._clock.now_ms(),
             session=session.id,
             device=session.device,
-            node=self._incarnation,
+            node=self.incarnation,
             connection=driver.number,
             frame=frame.id,
             granted=granted,
@@ -108,7 +108,7 @@ class Produce:
             ts=now,
             session=session.id,
             device=session.device,
-            node=self._incarnation,
+            node=self.incarnation,
             connection=driver.number,
             frame=frame.id,
             deadline=now + int(self._request_deadline * 1000),
@@ -139,15 +139,16 @@ class Produce:
     def event(self, session: Session, kind: str, reason: str = "", done: object = None) -> None:
         """Put a session's event into the queue, again until it is there; then `done()` is called."""
         record = records.SessionEvent(
-            kind, session.user, session.id, session.device, session.client, self._incarnation,
+            kind, session.user, session.id, session.device, session.client, self.incarnation,
             self._clock.now_ms(), reason,
         )  # fmt: skip
-        if kind == "disconnect" and f"{session.id}/connect" in self._again:
-            del self._again[f"{session.id}/connect"]  # logic ignores one that comes after its disconnect
         self._events[record.id] = (record, done)
         self._emit(record, done)
 
     def _emit(self, record: records.SessionEvent, done: object) -> None:
+        if record.kind == "disconnect" and f"{record.session}/connect" in self._again:
+            self._again[record.id] = (record, done)  # in order, also where the first one failed
+            return
         try:
             future = self._inbound(record.user, record)
         except Retry:
@@ -157,10 +158,7 @@ class Produce:
 
     def _emitted(self, record: records.SessionEvent, done: object, future: asyncio.Future[int]) -> None:
         if self._told(future):
-            if record.kind == "disconnect" or f"{record.session}/disconnect" not in self._events:
-                self._again[record.id] = (record, done)
-            else:
-                self._events.pop(record.id, None)
+            self._again[record.id] = (record, done)
             return
         self._events.pop(record.id, None)
         if callable(done):

@@ -13,6 +13,7 @@ from holdfast.log.port import Change
 from holdfast.protocol.connection import Event
 
 from .connects import Connecting
+from .devices import Devices
 from .grants import policy_of
 from .sessions import Session
 
@@ -38,8 +39,11 @@ class Roster:
         self._node = node
         self._verifier = Verifier(node.settings.auth)
         self.count = 0
+        self._devices = Devices(node.settings.access.devices)
         self._connecting: dict[str, list[Connecting]] = {}
         self._leaving: dict[str, Session] = {}
+        self._untold: dict[str, int] = {}  # sessions whose `connect` is not durable, by their beginnings
+        self._floor = 0
 
     @property
     def can_verify(self) -> bool:
@@ -51,26 +55,32 @@ class Roster:
         claims = self._verifier.verify(frame.token, self._node.clock.now_ms())
         if self._node.draining:
             raise Reject("draining", "this node is leaving")
+        if self._node.is_fenced:
+            raise Reject("fenced", "this node was cut off and is starting over")
         inbox = f"user:{claims.sub}"
         policy_of(self._node.policies, inbox)
         if len(self._leaving) >= MAX_LEAVING:
             raise Reject("overloaded", "too many sessions have ended and could not be recorded; come back")
         identity = secrets.token_urlsafe(12)
+        device = sys.intern((claims.device or frame.device)[:200])
+        self._floor = max(self._node.clock.now_ms(), self._floor)  # the clock may go back, this may not
         session = Session(
             id=identity,
             user=claims.sub,
             client=frame.client or identity,
-            device=sys.intern((claims.device or frame.device)[:200]),
-            since=self._node.clock.now_ms(),
+            device=device,
+            since=self._floor,
             exp=claims.exp,
             iat=claims.iat,
             jti=claims.jti,
             channels=claims.channels,
+            seat=self._devices.seat(device),
         )
         if self._node.routes.away(self._node.registry.shard_of(inbox), AWAY_SECONDS):
             raise Reject("overloaded", "sessions cannot be recorded at the moment; come back")
         if frame.client:
             self._supersede(session)
+        self._untold[session.id] = session.since
         driver.session = session
         driver.connecting = connecting = Connecting(self._node, driver, frame)
         self._connecting.setdefault(session.user, []).append(connecting)
@@ -89,7 +99,15 @@ class Roster:
         driver.limit = 0
         driver.due = 0
         self._node.wheel.put(driver, self._node.wheel.tick + self._node.heartbeat_ticks)
-        self._node.produce.event(driver.session, "connect")
+        told = functools.partial(self._untold.pop, driver.session.id, 0)
+        self._node.produce.event(driver.session, "connect", done=told)
+
+    def told(self) -> int:
+        """Return a time (Unix ms): the `connect` of every session that began before it is durable."""
+        if self._untold:
+            return next(iter(self._untold.values()))
+        self._floor = max(self._node.clock.now_ms(), self._floor + 1)
+        return self._floor
 
     def gone(self, driver: Driver, reason: str) -> None:
         """End the session of a connection that was ended, whoever did it."""
@@ -101,6 +119,7 @@ class Roster:
         if connecting is not None:
             self._forget_connecting(session.user, connecting)
             connecting.abandon()
+            self._untold.pop(session.id, None)
             self._remove(session)
             return
         self.count -= 1
@@ -157,14 +176,17 @@ class Roster:
         """Tell whether a session has ended here, and its end is not durable yet."""
         return session in self._leaving
 
+    def disown(self) -> None:
+        """Leave the entries of ended sessions to whoever sweeps this incarnation; their events go on."""
+        self._leaving.clear()
+
     def everything(self, shard: int) -> Iterator[Change]:
         """Yield all that this node holds of a shard."""
         for channel in self._node.registry.of_shard(shard):
             yield Change("+r", channel.name)
-        # In the order of their beginnings, since of two with the same client the later one supersedes.
         for session in self._leaving.values():
             if self._node.registry.shard_of(session.inbox) == shard:
-                yield Change("+s", session.user, session.info(self._node.incarnation))
+                yield Change("+s", session.user, session.ended(self._node.incarnation))
         for driver in self._node.drivers.values():
             held = driver.session
             if held is not None and self._node.registry.shard_of(held.inbox) == shard:

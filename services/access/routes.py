@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
-from holdfast.log.port import Change, NodeUpdate
+from holdfast.log.port import FENCED, Change, NodeUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,6 +57,7 @@ class Routes:
         incarnation: str,
         everything: Callable[[int], Iterable[Change]],
         on_rewritten: Callable[[int], None],
+        on_fenced: Callable[[str], None],
     ) -> None:
         self._log = log
         self._clock = clock
@@ -64,6 +65,7 @@ class Routes:
         self._incarnation = incarnation
         self._everything = everything
         self._on_rewritten = on_rewritten
+        self._on_fenced = on_fenced
         self._shards = [Shard() for _ in range(log.partitions)]
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,6 +87,13 @@ class Routes:
             _log.warning(
                 "a shard forgot this node; writing it again", extra={"shard": shard, "number": number}
             )
+            self._wake(shard, state)
+
+    def renew(self, incarnation: str) -> None:
+        """Write all that there is under a new incarnation; what waits to be recorded is recorded by that."""
+        self._incarnation = incarnation
+        for shard, state in enumerate(self._shards):
+            state.number, state.changes, state.whole = 0, {}, True
             self._wake(shard, state)
 
     def number(self, shard: int) -> int:
@@ -134,7 +143,14 @@ class Routes:
         listed = tuple(self._everything(shard)) if whole else tuple(changes.values())
         self._metrics.access_update_changes.observe(len(listed))
         update = NodeUpdate(self._incarnation, number, listed, whole)
-        if await self._write(shard, state, update) >= number:
+        reached = await self._write(shard, state, update)
+        if reached == FENCED or update.incarnation != self._incarnation:
+            # This incarnation is dead: what is wanted is written by the next one.
+            state.calls = calls + state.calls
+            self._on_fenced(update.incarnation)
+            await self._clock.sleep(FIRST_DELAY)
+            return
+        if reached >= number:
             state.number = number
             if whole:
                 state.whole = False

@@ -12,7 +12,7 @@ from .grants import granted
 class Session(msgspec.Struct, gc=False):
     """One session. `since` is Unix ms, `iat` and `exp` Unix seconds; `channels` the token's patterns.
 
-    `client` is the session's id where the client gave none.
+    `client` is the session's id where the client gave none; `seat` see `SessionInfo`.
     """
 
     id: str
@@ -24,6 +24,7 @@ class Session(msgspec.Struct, gc=False):
     iat: float
     jti: str
     channels: tuple[str, ...]
+    seat: str = ""
 
     @property
     def inbox(self) -> str:
@@ -42,7 +43,11 @@ class Session(msgspec.Struct, gc=False):
     def info(self, incarnation: str) -> SessionInfo:
         """Return the session as the log keeps it."""
         client = "" if self.client == self.id else self.client
-        return SessionInfo(self.id, incarnation, self.device, self.since, client, self.jti)
+        return SessionInfo(self.id, incarnation, self.device, self.since, client, self.jti, self.seat)
+
+    def ended(self, incarnation: str) -> SessionInfo:
+        """Return the same of a session that has ended: it takes nobody's place any more."""
+        return SessionInfo(self.id, incarnation, self.device, self.since, "", self.jti)
 
     def revoked_by(self, before: int) -> bool:
         """Tell whether a revocation of all tokens issued before `before` (Unix ms) concerns this one."""

@@ -1,0 +1,51 @@
+"""A node that was found dead, though it was only cut off: it closes its clients and takes a new incarnation.
+
+What its old incarnation left in the log is swept by dispatch; nothing is written under it again (inv 6, 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from holdfast.errors import Retry
+from holdfast.protocol.connection import Event
+
+if TYPE_CHECKING:
+    from .node import AccessNode
+
+SLICE: Final = 200
+"""Clients closed in one turn of the loop."""
+
+RETRY_SECONDS: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def new_incarnation(name: str) -> str:
+    """Return an incarnation that nobody has had."""
+    return f"{name}.{secrets.token_hex(6)}"
+
+
+async def renew(node: AccessNode) -> None:
+    """Close all clients with "come back", and begin again as somebody else."""
+    _log.warning("%s was found dead: closing %d connections", node.incarnation, len(node.drivers))
+    node.metrics.access_fenced.inc()
+    while those := node.open_drivers()[:SLICE]:
+        for driver in those:
+            driver.machine.signal(Event.ENDED, "fenced", "this node was cut off and is starting over")
+        await asyncio.sleep(0)
+    node.roster.disown()
+    node.incarnation = node.produce.incarnation = new_incarnation(node.name)
+    node.routes.renew(node.incarnation)
+    node.link_server.renew(node.incarnation)
+    while not node.draining:
+        try:
+            await node.announce()
+        except Retry as error:
+            _log.warning("the new incarnation is not known yet: %s", error)
+            await node.clock.sleep(RETRY_SECONDS)
+        else:
+            return
