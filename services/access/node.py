@@ -7,7 +7,7 @@ import collections
 import functools
 import logging
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.errors import Reject, Retry, Stop
 from holdfast.log.port import WINDOW_MS, Change
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from holdfast.parts import Parts
 
     from .sessions import Session
+
+RECORD_SECONDS: Final = 5.0
+"""Longest time to record, at the end of a drain, that the sessions have ended."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,10 +162,6 @@ class AccessNode:
     async def stop(self) -> None:
         """Drain: ask clients to go, wait for them, close the rest, then leave nothing behind (inv 10)."""
         await self.drain()
-        end = self.clock.monotonic() + 5.0
-        while (self.produce.unfinished or not self.routes.idle) and self.clock.monotonic() < end:
-            self.produce.tick()
-            await self.clock.sleep(0.02)
         self.produce.tick()
         await self.produce.close()
         self.wheel.stop()
@@ -173,13 +172,9 @@ class AccessNode:
         if self._renewing is not None:
             self._renewing.cancel()
         self._count()
-        try:
-            await self.parts.directory.leave()
-        except Retry as error:
-            _log.warning("could not leave the membership: %s", error)
 
     def drain(self) -> asyncio.Task[None]:
-        """Begin to drain, once; the task ends when no client is left."""
+        """Begin to drain, once; the task ends when no client is left, all is recorded, and others know."""
         if self._drain is None:
             self.draining = True
             self._drain = asyncio.get_running_loop().create_task(self._drain_all())
@@ -194,6 +189,14 @@ class AccessNode:
             except Retry as error:
                 _log.warning("could not tell that this node drains: %s", error)
         await drain_connections(self)
+        end = self.clock.monotonic() + RECORD_SECONDS
+        while (self.produce.unfinished or not self.routes.idle) and self.clock.monotonic() < end:
+            self.produce.tick()
+            await self.clock.sleep(0.02)
+        try:
+            await self.parts.directory.leave()
+        except Retry as error:
+            _log.warning("could not leave the membership: %s", error)
 
     def fenced(self, incarnation: str) -> None:
         """Take notice that an incarnation was found dead: if it is this node's, it begins again."""

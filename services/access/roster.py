@@ -63,6 +63,11 @@ class Roster:
             raise Reject("overloaded", "too many sessions have ended and could not be recorded; come back")
         identity = secrets.token_urlsafe(12)
         device = sys.intern((claims.device or frame.device)[:200])
+        seat = self._devices.seat(device)
+        if seat or frame.client:
+            # Of two that exclude each other, which one began later must show.
+            others = [other.session for other in self._drivers_of(claims.sub)]
+            self._floor = max([self._floor, *(other.since + 1 for other in others if other is not None)])
         self._floor = max(self._node.clock.now_ms(), self._floor)  # the clock may go back, this may not
         session = Session(
             id=identity,
@@ -74,7 +79,7 @@ class Roster:
             iat=claims.iat,
             jti=claims.jti,
             channels=claims.channels,
-            seat=self._devices.seat(device),
+            seat=seat,
         )
         if self._node.routes.away(self._node.registry.shard_of(inbox), AWAY_SECONDS):
             raise Reject("overloaded", "sessions cannot be recorded at the moment; come back")

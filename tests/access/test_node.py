@@ -101,3 +101,8 @@ async def test_asked_to_drain() -> None:
         await world.clock.advance(2)
         await bob.got("drain")
         assert world.node.problems() == ["draining"]
+        assert [node.draining for node in world.registry.nodes.values()] == [True]
+        bob.transport.close()
+        await world.clock.advance(2)
+        assert not world.registry.nodes, "it leaves the membership last, and waits to be stopped"
+        assert world.node.problems() == ["draining"]
