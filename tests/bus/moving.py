@@ -8,7 +8,7 @@ from holdfast.errors import Retry
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from holdfast.bus.port import Producer
 
@@ -46,7 +46,7 @@ class Connection:
 class Sender:
     """Sends 0, 1, 2 and so on over whichever connection it has now; what is not acked is sent again."""
 
-    def __init__(self, name: bytes, partition: int, producers: list[Producer], window: int = 50) -> None:
+    def __init__(self, name: bytes, partition: int, producers: Sequence[Producer], window: int = 50) -> None:
         self.partition = partition
         self.acked: dict[int, int] = {}
         self.failures = 0
