@@ -14,11 +14,11 @@ LOCK := requirements/dev.lock
 STAMP := .venv/.stamp-$(firstword $(shell cksum < $(LOCK)))
 BIN := .venv/bin
 PY := $(BIN)/python
-SOURCES := $(wildcard holdfast services deploy loadtest tests examples docs/*.py)
+SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples docs/*.py)
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate test check static format docs wheel lock cluster cluster-stop bench-plane clean
+.PHONY: help run simulate chaos test check static format docs wheel lock cluster cluster-stop bench-plane clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -56,6 +56,9 @@ docs: $(STAMP) ## write the pages that are generated
 
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel
+
+chaos: $(STAMP) ## a cluster of real parts under load, faults for MINUTES (30) by SEED, and what came through
+	@exec $(PY) -m chaos --minutes $(or $(MINUTES),30) --brokers $(or $(BROKERS),3) $(if $(SEED),--seed $(SEED))
 
 cluster: $(STAMP) ## start real servers (BROKERS of Kafka: 1) and two of every service here, until Ctrl-C
 	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1)

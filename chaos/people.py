@@ -1,0 +1,320 @@
+"""Who uses the cluster: people with the client library, and programs that call the HTTP API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+
+from holdfast.auth.issue import issue
+from holdfast.client import Client, Closed, OutcomeUnknown, Position
+from holdfast.errors import Reject, Retry
+from holdfast.protocol.codes import CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from random import Random
+
+    from chaos.ledger import Ledger, View
+    from holdfast.settings import Auth
+
+CROWD: Final = "room:crowd"
+OPEN: Final = 64
+"""Sends of one person that may be on their way; one that would be the next is not made."""
+BURSTS: Final = (1, 1, 1, 4, 10)
+
+
+class World:
+    """What people share: where the cluster is, who keeps the ledger, and where notes go."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        note: Callable[[str], None],
+        urls: Sequence[str],
+        apis: Sequence[str],
+        api_key: str,
+        auth: Auth,
+        random: Random,
+    ) -> None:
+        self.ledger = ledger
+        self.note = note
+        self.urls = urls
+        self.apis = apis
+        self.api_key = api_key
+        self.auth = auth
+        self.random = random
+        self.going = True
+
+    def token(self, user: str) -> str:
+        """Return a token."""
+        return issue(self.auth, user, time.time_ns() // 1_000_000, ttl=7200)[0]
+
+
+class Person:
+    """One user: sends to `targets`, and is handed what comes. `pace`: seconds between bursts, on average.
+
+    `slow`: seconds that it takes over a message. `restless`: seconds after which, on average, it ends its
+    program and starts it again later, with what it remembers.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        user: str,
+        targets: Sequence[str],
+        *,
+        rooms: Sequence[str] = (),
+        pace: float = 1.0,
+        slow: float = 0.0,
+        restless: float = 0.0,
+    ) -> None:
+        self.world = world
+        self.user = user
+        self.targets = targets
+        self.rooms = rooms
+        self.pace = pace
+        self.slow = slow
+        self.restless = restless
+        self.view: View = world.ledger.view(user, prompt=not slow and not restless)
+        self.client: Client | None = None
+        self.ready = asyncio.Event()
+        self._calm = asyncio.Event()
+        self._programs = 0
+        self._sends: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to live."""
+        self._tasks = [asyncio.ensure_future(self._live())]
+        if self.targets:
+            self._tasks.append(asyncio.ensure_future(self._talk()))
+
+    def calm(self) -> None:
+        """Send no more, read at once, stay."""
+        self.slow = self.restless = self.pace = 0.0
+        self._calm.set()
+
+    async def end(self) -> None:
+        """End the program, and everything that waits for it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.client is not None:
+            await self.client.close()
+        await asyncio.gather(*self._sends, return_exceptions=True)
+
+    # programs
+
+    async def _live(self) -> None:
+        random = self.world.random
+        while True:
+            client = self.client = self._program()
+            await self._settle_in(client)
+            self.ready.set()
+            if self.restless:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._calm.wait(), random.expovariate(1 / self.restless))
+            if not self.restless:
+                return
+            self.ready.clear()
+            await client.close()
+            self.world.note(f"{self.user}: program {self._programs} ended")
+            await asyncio.sleep(random.uniform(0.0, 3.0))
+
+    def _program(self) -> Client:
+        world, view, ledger = self.world, self.view, self.world.ledger
+        self._programs += 1
+        client = Client(
+            world.random.choice(world.urls),
+            token=lambda: world.token(self.user),
+            client=f"{self.user}.{self._programs}",
+            resume={channel: Position(epoch, seq) for channel, (epoch, seq) in view.place.items()},
+            queue=10 if self.slow else 1000,
+            backoff=(0.2, 2.0),
+            attempt=5.0,
+        )
+        name = f"{self.user}.{self._programs}"
+
+        @client.on("message")
+        async def message(frame: Any) -> None:
+            if self.slow:
+                await asyncio.sleep(self.slow)
+            ledger.presented(view, frame.channel, frame.epoch, frame.seq, frame.data["k"])
+
+        @client.on("connected")
+        def connected(frame: Any) -> None:
+            world.note(f"{name}: connected to {frame.node} as {frame.session}")
+            for channel, state in frame.channels.items():
+                ledger.stands(view, channel, state.epoch, state.seq)
+
+        @client.on("subscribed")
+        def subscribed(frame: Any) -> None:
+            world.note(f"{name}: subscribed to {frame.channel} at {frame.epoch} {frame.seq}")
+            ledger.stands(view, frame.channel, frame.epoch, frame.seq)
+
+        @client.on("unsubscribed")
+        def unsubscribed(frame: Any) -> None:
+            ledger.violate("lost", frame.channel, f"{name} was unsubscribed")
+
+        @client.on("reset")
+        def reset(frame: Any) -> None:
+            world.note(f"{name}: reset of {frame.channel} to {frame.epoch} {frame.seq}: {frame.reason}")
+            ledger.reset(view, frame.channel, frame.epoch, frame.seq, frame.reason)
+
+        @client.on("disconnected")
+        def disconnected(frame: Any) -> None:
+            world.note(f"{name}: disconnected, {frame.code} {frame.reason}")
+
+        @client.on("error")
+        def error(trouble: Any) -> None:
+            text = f"{name}: {trouble.code} of {trouble.channel} {trouble.id}: {trouble.message}"
+            world.note(text)
+            if not comes_back(trouble.code):
+                ledger.violate("failed", trouble.channel or "", text)
+
+        return client
+
+    async def _settle_in(self, client: Client) -> None:
+        """Connect and subscribe, however long that takes."""
+        missing = [room for room in self.rooms if room not in self.view.since]
+        while True:
+            try:
+                await client.connect(timeout=60.0)
+                while missing:
+                    await client.subscribe(missing[-1])
+                    missing.pop()
+            except Retry as error:
+                self.world.note(f"{self.user}: {error}")
+                await asyncio.sleep(0.5)
+            except (Reject, Closed) as error:
+                self.world.ledger.violate("failed", "", f"{self.user} was refused for good: {error}")
+                return
+            else:
+                return
+
+    # sending
+
+    async def _talk(self) -> None:
+        world = self.world
+        await self.ready.wait()
+        while world.going and self.pace:
+            for _ in range(world.random.choice(BURSTS)):
+                if self.client is not None and len(self._sends) < OPEN:
+                    task = asyncio.ensure_future(self._one(self.client, self._programs))
+                    self._sends.add(task)
+                    task.add_done_callback(self._sends.discard)
+            await asyncio.sleep(world.random.expovariate(1 / self.pace))
+
+    async def _one(self, client: Client, program: int) -> None:
+        world, ledger = self.world, self.world.ledger
+        to = world.random.choice(self.targets)
+        kind = world.random.choice(("plain", "plain", "plain", "fan", "slow"))
+        receipt = [f"user:{self.user}"] if kind == "fan" else []
+        if to in receipt:
+            kind, receipt = "plain", []
+        number = ledger.sent(f"{self.user}.{program}", [to, *receipt])
+        try:
+            ledger.acked(
+                number, await client.send(to, kind, {"k": number, "pad": "x" * world.random.choice((0, 200))})
+            )
+        except (OutcomeUnknown, Closed) as error:
+            ledger.unknown(number)
+            if client is self.client and not isinstance(error, Closed):
+                world.note(f"{self.user}: send {number}: {error}")
+        except Reject as error:
+            ledger.refused(number, f"{error.code}: {error}")
+
+
+class Caller:
+    """Programs that call the HTTP API: the next logic process where one does not answer."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._turn = 0
+        self._session: aiohttp.ClientSession | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, publishers: int, targets: Sequence[str], pace: float) -> None:
+        """Publish to the targets, from so many programs, each after `pace` seconds on average."""
+        self._tasks = [
+            asyncio.ensure_future(self._publish(f"api-{number}", targets, pace))
+            for number in range(publishers)
+        ]
+
+    async def finish(self) -> None:
+        """Wait for the calls that are under way. The world is not going any more."""
+        await asyncio.gather(*self._tasks)
+
+    async def end(self) -> None:
+        """Break off everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def join(self, group: str, users: Sequence[str]) -> None:
+        """Make users members of a group."""
+        for user in users:
+            await self.until_answered("PUT", f"/v1/groups/{group}/members/{user}", {})
+
+    async def history(self, channel: str) -> tuple[str, list[tuple[int, int]]]:
+        """Return the epoch of a channel and all its messages, as (seq, number)."""
+        entries: list[tuple[int, int]] = []
+        while True:
+            after = entries[-1][0] if entries else 0
+            path = f"/v1/channels/{channel}/messages?after={after}&limit=1000"
+            answer = await self.until_answered("GET", path)
+            if not answer["messages"]:
+                return answer["epoch"], entries
+            entries += [(message["seq"], message["data"]["k"]) for message in answer["messages"]]
+
+    async def _publish(self, source: str, targets: Sequence[str], pace: float) -> None:
+        world, ledger = self.world, self.world.ledger
+        while world.going:
+            await asyncio.sleep(world.random.expovariate(1 / pace))
+            channel = world.random.choice(targets)
+            number = ledger.sent(source, [channel])
+            body = {"channel": channel, "type": "note", "data": {"k": number}, "id": f"{source}/{number}"}
+            try:
+                answer = await self.until_answered("POST", "/v1/publish", body)
+            except Reject as error:
+                ledger.refused(number, str(error))
+            else:
+                ledger.acked(number, answer["id"])
+
+    async def until_answered(self, method: str, path: str, body: Any = None) -> Any:
+        """Call until there is an answer. Raises Reject when the call is wrong."""
+        while True:
+            try:
+                status, answer = await self._call(method, path, body)
+            except (OSError, TimeoutError, aiohttp.ClientError) as error:
+                self.world.note(f"{method} {path}: {type(error).__name__} {error}")
+            else:
+                if status == 200:
+                    return answer
+                if status < 503:
+                    raise Reject("api", f"{method} {path} {body}: {status} {answer}")
+            self._turn += 1
+            await asyncio.sleep(self.world.random.uniform(0.1, 0.5))
+
+    async def _call(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                headers={"Authorization": f"Bearer {self.world.api_key}"},
+                timeout=aiohttp.ClientTimeout(total=8.0),
+            )
+        url = self.world.apis[self._turn % len(self.world.apis)] + path
+        async with self._session.request(method, url, json=body) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+
+def comes_back(code: str) -> bool:
+    """Tell whether an error only says that this connection ends, and to come back."""
+    close = CODES[code].close if code in CODES else None
+    return close is not None and 4000 <= close < 4100
