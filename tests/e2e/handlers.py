@@ -1,6 +1,6 @@
 """Handlers of the end-to-end tests."""
 
-from holdfast import App, Context, Message, Refuse
+from holdfast import App, Context, Message, Refuse, Session
 
 app = App()
 
@@ -27,3 +27,17 @@ async def fail(ctx: Context, message: Message) -> None:
 async def add(ctx: Context, request: Message) -> int:
     """Answer with the sum."""
     return sum(request.data)
+
+
+@app.on_connect
+async def began(ctx: Context, session: Session) -> None:
+    """Write into the user's own room that a session began, for users who want to know."""
+    if session.user.startswith("watched"):
+        ctx.publish(f"room:{session.user}", "connect", [session.id, session.reason])
+
+
+@app.on_disconnect
+async def ended(ctx: Context, session: Session) -> None:
+    """The same of its end."""
+    if session.user.startswith("watched"):
+        ctx.publish(f"room:{session.user}", "disconnect", [session.id, session.reason])
