@@ -141,6 +141,11 @@ class Access(_Section, frozen=True):
     )
     connections: Annotated[Positive, _about("connections of one process, at most")] = 18_000
     per_address: Annotated[int, Meta(ge=0), _about("connections of one client address; 0: no limit")] = 0
+    connect_rate: Annotated[
+        Positive, _about("new connections a second that are let in; the others are told when to come back")
+    ] = 4000
+    connect_burst: Annotated[Positive, _about("new connections that may come at once")] = 10_000
+    channels: Annotated[Positive, _about("channels with subscribers in one process, at most")] = 200_000
     handshake: Annotated[Seconds, _about("seconds from accept to a valid `connect`")] = 10.0
     heartbeat: Annotated[Seconds, _about("seconds of silence after which the server sends `ping`")] = 25.0
     frame: Annotated[Positive, _about("bytes of a frame, at most")] = 65_536

@@ -39,6 +39,9 @@ TABLE: Final = (
     Metric("access_frames_out", "counter", "frames to clients", ("frame",)),
     Metric("access_errors", "counter", "error frames to clients", ("code",)),
     Metric("access_deliveries", "counter", "messages handed to connections"),
+    Metric("access_unreadable", "counter", "messages and replies that are no JSON, for clients of msgpack"),
+    Metric("access_cursors", "counter", "cursors of clients, by outcome", ("outcome",)),
+    Metric("access_channels_refused", "counter", "joins refused: the node has all channels it can serve"),
     Metric(
         "access_duplicates", "counter", "pushed messages at or below the channel's position, not sent again"
     ),

@@ -48,3 +48,10 @@ class Codec(Protocol):
 
     def close(self, code: int, reason: str = "") -> bytes:
         """Begin to close, and return what must be written. b"" when it was closed already."""
+
+
+class ServerCodec(Codec, Protocol):
+    """The server's side, which may not want a connection at all."""
+
+    def turn_away(self, reason: str, seconds: float) -> bytes:
+        """End before anything was agreed on; return what tells the client when to come back."""

@@ -27,7 +27,7 @@ _TABLE: Final = (
     Code("superseded", 4005, False, "a newer connection with the same client exists"),
     Code("bad_frame", 4100, False, "a frame is not a JSON or msgpack object of the protocol"),
     Code("too_large", 4101, False, "a frame is larger than limits.frame"),
-    Code("connect_first", 4102, False, "the first frame must be connect"),
+    Code("connect_first", 4102, False, "the first frame must be a valid connect"),
     Code("unauthorized", 4103, False, "the token is missing, wrong, expired or revoked"),
     Code("disconnected", 4104, False, "the session was ended through the API"),
     Code("flooding", 4105, False, "this client went on sending far above limits.rate"),

@@ -161,6 +161,13 @@ class Connection:
             self._requests = None
         return True
 
+    def unasked(self, frame_id: FrameId, deadline: float) -> None:
+        """Tell the client at once that nobody knows whether its request will be handled."""
+        # The deadline tells it from a later one that has the same id.
+        if self._requests is not None and self._requests.get(frame_id) == deadline:
+            self.answered(frame_id)
+            self._refuse("unavailable", "the request could not be stored", frame_id)
+
     def expire_requests(self, now: float) -> float | None:
         """Answer requests whose deadline has passed; return the next deadline."""
         if self._requests is None:
@@ -325,7 +332,7 @@ class Connection:
             self._refuse("bad_request", "a request with this id waits for its answer", frame.id)
             return
         try:
-            self.host.ask(frame)
+            deadline = self.host.ask(frame)
         except Reject as reject:
             self._refuse(reject.code, str(reject), frame.id)
             return
@@ -334,7 +341,7 @@ class Connection:
             return
         if self._requests is None:
             self._requests = {}
-        self._requests[frame.id] = self.host.request_deadline()
+        self._requests[frame.id] = deadline
         self._waiting += 1
 
     def _pong(self, frame: frames.Ping, now: float) -> None:

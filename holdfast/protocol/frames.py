@@ -16,6 +16,8 @@ MAX_ID: Final = 2**53
 FrameId = Annotated[int, Meta(ge=-MAX_ID, le=MAX_ID)] | Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(max_length=200)]
+Plain = Annotated[str, Meta(max_length=200, pattern="^[^\\x00]*$")]
+"""A part of keys in which NUL separates."""
 Number = Annotated[int, Meta(ge=0, le=MAX_N)]
 Seq = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -38,8 +40,8 @@ class Connect(_Frame, tag="connect", frozen=True):
     """The first frame: who this is, and what it has."""
 
     token: Annotated[str, Meta(max_length=16_384)]
-    client: Text = ""
-    device: Text = ""
+    client: Plain = ""
+    device: Plain = ""
     resume: dict[Name, Position] = {}
 
 

@@ -42,8 +42,11 @@ class Host(Protocol):
     def publish(self, frame: frames.Send) -> None:
         """Put a send into the queue; `acked` or `failed` follows."""
 
-    def ask(self, frame: frames.Request) -> None:
-        """Put a request into the queue; its reply is let through by `answered`."""
+    def ask(self, frame: frames.Request) -> float:
+        """Put a request into the queue and return when it fails, in monotonic seconds.
+
+        Its reply is let through by `answered`; `unasked` follows where it did not come into the queue.
+        """
 
     def cursor(self, frame: frames.Cursor) -> None:
         """Keep a cursor."""
@@ -53,6 +56,3 @@ class Host(Protocol):
 
     def drain(self) -> None:
         """Ask the client to reconnect elsewhere."""
-
-    def request_deadline(self) -> float:
-        """Return when a request that is sent now fails, in monotonic seconds."""

@@ -14,6 +14,7 @@ from holdfast.protocol.wire import JSON
 
 HEAD: Final = 4
 _TOO_LARGE: Final = CODES["too_large"]
+_OVERLOADED: Final = CODES["overloaded"]
 
 
 class LengthCodec:
@@ -110,6 +111,12 @@ class LengthServer(LengthCodec):
                 )
             )
         )
+
+    def turn_away(self, reason: str, seconds: float) -> bytes:
+        """See `ServerCodec`: an `error` with the seconds in `retry`."""
+        close = _OVERLOADED.close or 0
+        self._end(Ended(close, reason, by_peer=False))
+        return self.wrap(JSON.encode(Error(_OVERLOADED.name, reason, round(seconds, 3), close=close)))
 
 
 class LengthClient(LengthCodec):

@@ -6,6 +6,7 @@ with the RFC's code; permessage-deflate is declined.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,12 @@ class WebSocketServer(WebSocket):
         del code
         refusal = Refusal(503, reason or "closing")
         self._end(Ended(refusal.status, str(refusal), by_peer=False))
+        return refusal.response()
+
+    def turn_away(self, reason: str, seconds: float) -> bytes:
+        """See `ServerCodec`: HTTP 503 with Retry-After, in whole seconds."""
+        refusal = Refusal(503, reason, f"Retry-After: {math.ceil(seconds)}")
+        self._end(Ended(refusal.status, reason, by_peer=False))
         return refusal.response()
 
     def _frame(self, first: int, payload: bytes) -> bytes:

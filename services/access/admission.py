@@ -1,4 +1,8 @@
-"""Who may open a connection here: the bounds of the node and of one client address."""
+"""Who may come in: the bounds of the node and of one client address, and the rate at which a crowd is let in.
+
+What is above the rate is turned away before it has cost more than its accept, and told when to come back:
+each of a crowd gets the next place in a queue that moves at the rate.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,14 @@ if TYPE_CHECKING:
 REFUSED_SHARE: Final = 64
 """Connections above the bound that are open at once so that they can be told why."""
 
+LONGEST_WAIT: Final = 60.0
+"""Seconds after which a crowd is told to come back, at most; above it is spread over their second half."""
+
+FULL_WAIT: Final = 5.0
+"""Seconds after which, about, who found the node full may look again."""
+
+FULL: Final = "this node has all the channels that it can serve"
+
 _NAME_OF_CLOSE: Final = {code.close: code.name for code in CODES.values() if code.close is not None}
 
 
@@ -25,6 +37,8 @@ class Admission:
         self._node = node
         self._numbers = 0
         self._by_address: dict[str, int] = {}
+        self._allowance = 0.0  # when the bucket is full again, as in `protocol.connection`
+        self._promised = 0.0  # the last place in the queue of those who were turned away
 
     def opened(self, driver: Driver) -> bool:
         """Take a new connection; False: cut it, there are too many even to say so."""
@@ -40,19 +54,46 @@ class Admission:
         metrics.access_connections.labels(carrier).inc()
         return True
 
-    def located(self, driver: Driver, address: str) -> str:
-        """Take a connection's address; return why it is refused, or ""."""
+    def located(self, driver: Driver, address: str) -> bool:
+        """Take a connection's address; False: it was turned away, there are too many."""
         node = self._node
         access = node.settings.access
         if len(node.drivers) > access.connections:
-            return "connections"
+            driver.turn_away("connections", node.random.uniform(0.5, 1.5) * FULL_WAIT)
+            return False
         if access.per_address:
             count = self._by_address.get(address, 0)
             if count >= access.per_address:
-                return "per_address"
+                driver.turn_away("per_address", node.random.uniform(0.5, 1.5) * FULL_WAIT)
+                return False
             self._by_address[address] = count + 1
             driver.address = address
-        return ""
+        return True
+
+    def first(self, driver: Driver) -> bool:
+        """Take the first bytes of a connection; False: it was turned away, too many come at once."""
+        node = self._node
+        access = node.settings.access
+        now = node.clock.monotonic()
+        full = max(self._allowance, now)
+        if full - now <= (access.connect_burst - 1) / access.connect_rate + 1e-9:
+            self._allowance = full + 1 / access.connect_rate
+            return True
+        self._promised = max(self._promised, now) + 1 / access.connect_rate
+        wait = self._promised - now
+        if wait > LONGEST_WAIT:
+            self._promised = now + LONGEST_WAIT
+            wait = node.random.uniform(LONGEST_WAIT / 2, LONGEST_WAIT)
+        driver.turn_away("rate", wait)
+        return False
+
+    def full(self, channel: str) -> bool:
+        """Tell whether a channel would be one too many here."""
+        node = self._node
+        if len(node.registry) < node.settings.access.channels or node.registry.get(channel) is not None:
+            return False
+        node.metrics.access_channels_refused.inc()
+        return True
 
     def closed(self, driver: Driver) -> None:
         """Forget a connection whose socket is gone."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 def connect(node: AccessNode, driver: Driver, frame: frames.Connect) -> None:
     """Begin a session, which has to be recorded within the time that the log has."""
+    if len(node.registry) >= node.settings.access.channels:
+        node.metrics.access_refused.labels("channels").inc()
+        driver.machine.signal(Event.ENDED, "overloaded", "this node has all the channels it can serve")
+        return
     wheel = node.wheel
     driver.limit = min(driver.limit, wheel.tick + wheel.ticks(node.settings.redis.timeout))
     wheel.put(driver, driver.limit)
@@ -35,11 +39,14 @@ def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
     node.produce.send(driver, session, frame, granted=granted)
 
 
-def ask(node: AccessNode, driver: Driver, frame: frames.Request) -> None:
-    """Put a request into the queue. Raises Retry."""
+def ask(node: AccessNode, driver: Driver, frame: frames.Request) -> float:
+    """Put a request into the queue; return its deadline. Raises Retry."""
     assert driver.session is not None
-    node.produce.request(driver, driver.session, frame)
-    node.wheel.put(driver, node.wheel.tick + node.wheel.ticks(node.settings.access.request_deadline))
+    seconds = node.settings.access.request_deadline
+    deadline = node.clock.monotonic() + seconds
+    node.produce.request(driver, driver.session, frame, deadline)
+    node.wheel.put(driver, node.wheel.tick + node.wheel.ticks(seconds))
+    return deadline
 
 
 def cursor(node: AccessNode, driver: Driver, frame: frames.Cursor) -> None:

@@ -14,6 +14,8 @@ from holdfast.log.port import Change
 from holdfast.protocol.connection import Event
 from holdfast.protocol.frames import ChannelState, Connected, Error
 
+from .admission import FULL
+from .due import lifetime
 from .grants import check_subscribe
 from .joins import Join, Start
 
@@ -85,6 +87,9 @@ class Connecting:
             if driver.machine.subscriptions >= limit:
                 self._refuse(name, Reject("too_many", f"{limit} channels are subscribed"))
                 continue
+            if node.admission.full(name):
+                self._refuse(name, Reject("too_many", FULL), retry=True)
+                continue
             driver.machine.subscriptions += 1
             wanted.append(self._join(name, member=member))
         self._left = len(wanted)
@@ -126,8 +131,8 @@ class Connecting:
         self._settled.append((join.channel, Start(view.epoch, view.head, recovered=False)))
         self._one_less()
 
-    def _refuse(self, name: str, reject: Reject) -> None:
-        self._errors.append(Error(reject.code, str(reject), retry=False, channel=name))
+    def _refuse(self, name: str, reject: Reject, *, retry: bool = False) -> None:
+        self._errors.append(Error(reject.code, str(reject), retry=retry, channel=name))
 
     def _one_less(self) -> None:
         self._left -= 1
@@ -148,6 +153,7 @@ class Connecting:
         settled, self._settled = self._settled, []
         driver.connecting = None
         node.roster.connected(driver, self)
+        node.wheel.put(driver, node.wheel.tick + node.wheel.ticks(max(lifetime(node, session), 0.0)))
         driver.answer(
             Connected(
                 session.id,

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
+from msgspec import UNSET
 
 from holdfast.errors import Reject
 from holdfast.protocol.codes import CODES
@@ -18,7 +19,7 @@ from holdfast.protocol.frames import Drain, Error
 from holdfast.protocol.proxy import ProxyHeader
 from holdfast.protocol.wire import FrameError
 
-from . import asking
+from . import asking, due
 from .admission import name_of_close
 from .formats import FORMATS, TCP_JSON, of_subprotocol
 from .subscriber import Subscriber
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from holdfast.protocol import frames
-    from holdfast.protocol.codec import Codec, Ended
-    from holdfast.protocol.frames import ServerFrame
+    from holdfast.protocol.codec import Ended, ServerCodec
+    from holdfast.protocol.frames import FrameId, ServerFrame
 
     from .connects import Connecting
     from .listeners import Listener
@@ -43,6 +44,8 @@ ASIDE: Final = 2
 """Besides, a message had to be held back for it."""
 
 ENDED: Final = 4
+FRESH: Final = 8
+"""Nothing came from the client yet."""
 
 PIECE: Final = 4096
 """Bytes given to the codec at once: some hundreds of frames, at most."""
@@ -76,7 +79,7 @@ class Driver(Subscriber, asyncio.Protocol):
     )
 
     transport: asyncio.Transport
-    codec: Codec | ProxyHeader | None
+    codec: ServerCodec | ProxyHeader | None
 
     def __init__(self, node: AccessNode, listener: Listener) -> None:
         super().__init__(node)
@@ -84,7 +87,7 @@ class Driver(Subscriber, asyncio.Protocol):
         self.machine = Connection(self, node.bounds)
         self.number = 0
         self.format = NO_FORMAT
-        self.blocked = 0
+        self.blocked = FRESH
         self.heard = node.wheel.tick
         self.due = NEVER
         self.limit = NEVER
@@ -130,11 +133,7 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def _located(self, address: str) -> None:
         """Take the client's address, and its share of connections."""
-        reason = self._node.admission.located(self, address)
-        if reason:
-            self._node.metrics.access_refused.labels(reason).inc()
-            self.machine.signal(Event.ENDED, "overloaded", "too many connections; come back later")
-        elif self._listener.format != NO_FORMAT:
+        if self._node.admission.located(self, address) and self._listener.format != NO_FORMAT:
             self.format = self._listener.format
 
     def data_received(self, data: bytes) -> None:
@@ -168,6 +167,10 @@ class Driver(Subscriber, asyncio.Protocol):
             codec = self.codec
         if codec is None or isinstance(codec, ProxyHeader) or not data:
             return []
+        if self.blocked & FRESH:
+            self.blocked &= ~FRESH
+            if not self._node.admission.first(self):
+                return []
         payloads = codec.receive(data)
         if codec.outgoing:
             self.transport.write(codec.take())
@@ -202,7 +205,7 @@ class Driver(Subscriber, asyncio.Protocol):
         self._located(peer[0] if peer else "")
         return rest
 
-    def _shaken(self, codec: Codec) -> None:
+    def _shaken(self, codec: ServerCodec) -> None:
         """Take the handshake's result, and let go of what it left behind."""
         self.format = of_subprotocol(codec.subprotocol)
         if hasattr(codec, "request"):
@@ -265,48 +268,9 @@ class Driver(Subscriber, asyncio.Protocol):
             self._node.metrics.access_aside.inc()
             self._node.metrics.access_put_aside.inc()
 
-    # the timer wheel
-
     def check(self, tick: int) -> int:
-        """Do what is due; return when to look again."""
-        if self.codec is None:
-            return NEVER
-        if self.blocked & ENDED:
-            self.transport.abort()
-            return NEVER
-        node, machine = self._node, self.machine
-        if self.limit and tick >= self.limit:
-            if machine.state < State.OPEN:
-                self._late()
-            else:
-                machine.signal(Event.ENDED, "slow", "what was sent to this client was not read")
-            return self.due
-        next_due = self.limit or tick + node.heartbeat_ticks
-        if machine.state < State.OPEN or self.session is None:
-            return next_due
-        left = self.session.exp + node.settings.auth.leeway - node.clock.now_ms() / 1000
-        if left <= 0:
-            machine.signal(Event.EXPIRED)
-            return self.due
-        next_due = min(next_due, tick + node.wheel.ticks(left))
-        deadline = machine.expire_requests(node.clock.monotonic())
-        if deadline is not None:
-            next_due = min(next_due, tick + node.wheel.ticks(deadline - node.clock.monotonic()))
-        if not self.blocked & PAUSED:
-            silence = tick - self.heard
-            if silence >= 2 * node.heartbeat_ticks:
-                machine.signal(Event.SILENT)
-                return self.due
-            if silence >= node.heartbeat_ticks:
-                machine.signal(Event.QUIET)
-                next_due = min(next_due, self.heard + 2 * node.heartbeat_ticks)
-            else:
-                next_due = min(next_due, self.heard + node.heartbeat_ticks)
-        return next_due
-
-    def _late(self) -> None:
-        self._node.metrics.access_refused.labels("timeout").inc()
-        self.machine.signal(Event.TIMEOUT)
+        """See `Timed`."""
+        return due.check(self._node, self, tick)
 
     # Host: what the machine wants done
 
@@ -320,10 +284,21 @@ class Driver(Subscriber, asyncio.Protocol):
             node.metrics.access_errors.labels(frame.code).inc()
         self.transport.write(FORMATS[self.format].wrap(_encode(frame)))
 
-    def write(self, frame: bytes) -> None:
-        """Write a JSON frame made elsewhere."""
-        if not self.blocked & ENDED:
-            self.transport.write(FORMATS[self.format].wrap(frame))
+    def write(self, frame: bytes, frame_id: FrameId | None) -> None:
+        """Write a JSON frame made elsewhere, which answers this one."""
+        if self.blocked & ENDED:
+            return
+        try:
+            wrapped = FORMATS[self.format].wrap(frame)
+        except ValueError:
+            self._node.metrics.access_unreadable.inc()
+            self.answer(
+                Error(
+                    "failed", "the answer is no JSON", retry=False, id=UNSET if frame_id is None else frame_id
+                )
+            )
+        else:
+            self.transport.write(wrapped)
 
     def end(self, code: str, reason: str) -> None:
         """See `Host`."""
@@ -350,6 +325,19 @@ class Driver(Subscriber, asyncio.Protocol):
         # A client that answers the close ends the socket itself; one that does not is cut off.
         wheel.put(self, wheel.tick + wheel.ticks(CLOSE_SECONDS))
 
+    def turn_away(self, why: str, seconds: float) -> None:
+        """Tell a connection that it was not let in, and when to come back."""
+        codec = self.codec
+        assert codec is not None
+        assert not isinstance(codec, ProxyHeader)
+        node = self._node
+        node.metrics.access_refused.labels(why).inc()
+        self.machine.signal(Event.LOST)
+        self.transport.write(codec.turn_away("too many connections; come back later", seconds))
+        self._gone("overloaded")
+        self.transport.close()
+        node.wheel.put(self, node.wheel.tick + node.wheel.ticks(CLOSE_SECONDS))
+
     def _gone(self, reason: str) -> None:
         """Let go of everything, once; `reason` is told to who handles the session's disconnect."""
         if self.blocked & ENDED:
@@ -357,7 +345,10 @@ class Driver(Subscriber, asyncio.Protocol):
         if self.blocked & ASIDE:
             self._node.metrics.access_aside.dec()
         self.blocked = ENDED
-        for channel in self.channels_list():
+        channels = self.channels_list()
+        if self.session is not None:
+            self._node.produce.flush(self.session, [channel.name for channel in channels])
+        for channel in channels:
             self.leave(channel)
         self._node.roster.gone(self, reason)
 
@@ -377,13 +368,9 @@ class Driver(Subscriber, asyncio.Protocol):
         """See `Host`."""
         asking.publish(self._node, self, frame)
 
-    def ask(self, frame: frames.Request) -> None:
+    def ask(self, frame: frames.Request) -> float:
         """See `Host`."""
-        asking.ask(self._node, self, frame)
-
-    def request_deadline(self) -> float:
-        """See `Host`."""
-        return self._node.clock.monotonic() + self._node.settings.access.request_deadline
+        return asking.ask(self._node, self, frame)
 
     def cursor(self, frame: frames.Cursor) -> None:
         """See `Host`."""

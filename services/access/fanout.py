@@ -38,6 +38,9 @@ MAX_PENDING: Final = 1024 * 1024
 SMALL: Final = 64
 """Subscribers up to whom a job is done at once."""
 
+UNREADABLE: Final = b'"ts":0,"id":"","from":null,"type":"unreadable","data":null'
+"""What a client of msgpack gets in the place of an entry that is no JSON."""
+
 Entry = tuple[int, bytes]
 
 
@@ -73,22 +76,31 @@ class Flow:
 class Blobs:
     """A run of entries as bytes for each wire format, made when the first connection needs it."""
 
-    __slots__ = ("_channel", "_entries", "_made")
+    __slots__ = ("_channel", "_entries", "_made", "unreadable")
 
     def __init__(self, channel: Channel, entries: Sequence[Entry]) -> None:
         name, epoch = channel.name, channel.epoch
         self._channel = (name, epoch)
         self._entries = entries
         self._made: list[bytes | None] = [None] * len(FORMATS)
+        self.unreadable = 0
 
     def __getitem__(self, form: int) -> bytes:
         made = self._made[form]
         if made is None:
-            wrap = FORMATS[form].wrap
-            name, epoch = self._channel
-            made = b"".join([wrap(message_frame(name, seq, epoch, entry)) for seq, entry in self._entries])
+            made = b"".join([self._one(form, seq, entry) for seq, entry in self._entries])
             self._made[form] = made
         return made
+
+    def _one(self, form: int, seq: int, entry: bytes) -> bytes:
+        name, epoch = self._channel
+        wrap = FORMATS[form].wrap
+        try:
+            return wrap(message_frame(name, seq, epoch, entry))
+        except ValueError:
+            # Its place is kept, so that what follows it can be told from a gap.
+            self.unreadable += 1
+            return wrap(message_frame(name, seq, epoch, UNREADABLE))
 
 
 class Job:
@@ -233,6 +245,8 @@ class Fanout:
         assert flow is not None
         flow.jobs.popleft()
         flow.size -= job.size
+        if job.blobs.unreadable:
+            self._metrics.access_unreadable.inc(job.blobs.unreadable)
         if flow.jobs:
             following = flow.jobs[0]
             self._active.append(following)

@@ -164,7 +164,7 @@ class Links:
         if answer.t == "reply" and not asked:
             node.metrics.access_replies_dropped.inc()  # it was answered with `unavailable` at its deadline
             return
-        driver.write(item.frame)
+        driver.write(item.frame, answer.id)
 
     def _changed(self, name: str) -> None:
         """Look again at who a user or a token is."""

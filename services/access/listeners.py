@@ -13,7 +13,7 @@ from .formats import TCP_JSON
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast.protocol.codec import Codec
+    from holdfast.protocol.codec import ServerCodec
     from holdfast.settings import Settings
 
 
@@ -22,7 +22,7 @@ class Listener(NamedTuple):
 
     name: str
     port: int
-    codec: Callable[[], Codec]
+    codec: Callable[[], ServerCodec]
     format: int
 
 

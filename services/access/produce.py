@@ -17,11 +17,12 @@ from holdfast.errors import HoldfastError, Retry
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
     from holdfast.bus.port import Bus, Producer
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
-    from holdfast.protocol.frames import Request, Send
+    from holdfast.protocol.frames import FrameId, Request, Send
 
     from .driver import Driver
     from .sessions import Session
@@ -95,8 +96,8 @@ class Produce:
             self._metrics.access_ack_seconds.observe(self._clock.monotonic() - began)
             driver.machine.acked(n, message)
 
-    def request(self, driver: Driver, session: Session, frame: Request) -> None:
-        """Put a request into the queue. Raises Retry when the producer is full."""
+    def request(self, driver: Driver, session: Session, frame: Request, deadline: float) -> None:
+        """Put a request into the queue; it fails at `deadline` (monotonic). Raises Retry when it is full."""
         self._requests += 1
         now = self._clock.now_ms()
         record = records.Request(
@@ -113,8 +114,12 @@ class Produce:
             frame=frame.id,
             deadline=now + int(self._request_deadline * 1000),
         )
-        # One that fails is answered at its deadline, as one that nobody handled.
-        self._inbound(session.user, record).add_done_callback(self._told)
+        future = self._inbound(session.user, record)
+        future.add_done_callback(functools.partial(self._asked, driver, frame.id, deadline))
+
+    def _asked(self, driver: Driver, frame: FrameId, deadline: float, future: asyncio.Future[int]) -> None:
+        if self._told(future):
+            driver.machine.unasked(frame, deadline)
 
     def _inbound(self, user: str, record: records.Inbound) -> asyncio.Future[int]:
         assert self._producer is not None
@@ -178,8 +183,17 @@ class Produce:
         if waiting is not None and waiting.epoch == epoch and waiting.seq >= seq:
             return
         if waiting is None and len(self._cursors) >= MAX_CURSORS:
+            self._metrics.access_cursors.labels("early").inc()
             self._store(self._cursors.popitem(last=False)[1])
         self._cursors[key] = records.Cursor(channel, session.user, session.device, seq, epoch)
+
+    def flush(self, session: Session, channels: Iterable[str]) -> None:
+        """Write what a session that ends has left to be written, now."""
+        if self._cursors:
+            for channel in channels:
+                cursor = self._cursors.pop((channel, session.user, session.device), None)
+                if cursor is not None:
+                    self._store(cursor)
 
     def _store(self, cursor: records.Cursor) -> None:
         assert self._producer is not None
@@ -198,11 +212,15 @@ class Produce:
     def _stored(self, cursor: records.Cursor, future: asyncio.Future[int]) -> None:
         if _failed(future):
             self._keep(cursor)
+        else:
+            self._metrics.access_cursors.labels("stored").inc()
 
     def _keep(self, cursor: records.Cursor) -> None:
         """Try a cursor again in its next second, unless a newer one waits or there are too many."""
         if len(self._cursors) < MAX_CURSORS:
             self._cursors.setdefault((cursor.channel, cursor.user, cursor.device), cursor)
+        else:
+            self._metrics.access_cursors.labels("dropped").inc()
 
     def tick(self) -> None:
         """Once a second: write the cursors, and the events that failed."""

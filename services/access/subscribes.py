@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import Reject
 from holdfast.protocol.frames import Error, Subscribed, Unsubscribed
 
+from .admission import FULL
 from .grants import check_subscribe
 from .joins import Join
 
@@ -50,6 +51,9 @@ class Subscribes:
             seq = channel.own[driver] if channel.own and driver in channel.own else channel.seq
             same = frame.since is not None and (frame.since.epoch, frame.since.seq) == (channel.epoch, seq)
             driver.answer(Subscribed(frame.id, name, channel.epoch, seq, same))
+            return
+        if node.admission.full(name):
+            self._refuse(driver, frame.id, name, "too_many", FULL, retry=True)
             return
         if not driver.mark_joining(name):
             self._refuse(driver, frame.id, name, "bad_request", "a subscribe to this channel is under way")
@@ -97,9 +101,8 @@ class Subscribes:
             driver = join.driver
             if driver.session is not None:
                 driver.unmark_joining(join.channel.name)
-                self._refuse(
-                    driver, join.frame_id, join.channel.name, "unavailable", "the log does not answer"
-                )
+                reason = "the log does not answer"
+                self._refuse(driver, join.frame_id, join.channel.name, "unavailable", reason, retry=True)
 
     def unsubscribe(self, driver: Driver, frame: Unsubscribe) -> None:
         """Leave a channel that was asked for."""
@@ -118,6 +121,8 @@ class Subscribes:
             driver.machine.released()
             driver.answer(Unsubscribed(frame.id, frame.channel))
 
-    def _refuse(self, driver: Driver, frame_id: FrameId, channel: str, code: str, reason: str) -> None:
+    def _refuse(
+        self, driver: Driver, frame_id: FrameId, channel: str, code: str, reason: str, *, retry: bool = False
+    ) -> None:
         driver.machine.released()
-        driver.answer(Error(code, reason, retry=code == "unavailable", id=frame_id, channel=channel))
+        driver.answer(Error(code, reason, retry=retry, id=frame_id, channel=channel))

@@ -43,10 +43,8 @@ class FakeHost:
             raise self.refusal
         self.published.append(frame.n)
 
-    def ask(self, frame: frames.Request) -> None:
+    def ask(self, frame: frames.Request) -> float:
         self.calls.append(("ask", frame))
-
-    def request_deadline(self) -> float:
         return 10.0
 
     def drain(self) -> None:
