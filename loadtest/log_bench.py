@@ -57,7 +57,7 @@ class Bench:
         await work()
         wall = time.perf_counter() - start
         ours, redis = self.cpu()[0] - ours, self.cpu()[1] - redis
-        print(  # noqa: T201
+        print(
             f"{name:<44} {ours / count * 1e6:7.2f} {redis / count * 1e6:7.2f} {count / redis:10,.0f} "
             f"{wall / count * 1e6:7.2f}"
         )
@@ -117,7 +117,7 @@ class Bench:
                 await self.apply([self.batch(100) for _ in range(CHANNELS // 100)])
             size = (self.client.info("memory")["used_memory"] - before) / CHANNELS
             seen = sum(self.client.memory_usage(key) or 0 for key in self.client.scan_iter("*seen?"))
-            print(  # noqa: T201
+            print(
                 f"a channel with {messages:2} messages of {len(BODY) + 20} bytes: {size:,.0f} bytes, "
                 f"and of these {seen / CHANNELS:,.0f} for two windows at most (its sender)"
             )
@@ -138,7 +138,7 @@ async def run(address: str, records_each: int) -> None:
     await log.start()
     await bench.claim()
     await bench.apply([bench.batch(100) for _ in range(CHANNELS // 100)])
-    print(f"{'CPU in us':<44} {'ours':>7} {'Redis':>7} {'per core':>10} {'wall':>7}")  # noqa: T201
+    print(f"{'CPU in us':<44} {'ours':>7} {'Redis':>7} {'per core':>10} {'wall':>7}")
     await bench.measure("update: a route and a session, 100 users", 10_000, lambda: bench.nodes(10_000))
     for size in (1, 10, 100, 200):
         count = max(records_each // (10 if size == 1 else 1), size) // size

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "c"
-LIBRARIES = {"floor": ["-luring"]}
+LIBRARIES = {"floor": ["-luring"], "crowd": ["-lm"]}
 
 
 class MissingTool(Exception):  # noqa: N818
@@ -53,17 +53,30 @@ class Program:
         )
         self.pid = self._process.pid
 
-    def say(self, line: str) -> dict[str, float]:
-        """Send a command and return the numbers of its answer, by the word before each."""
+    def tell(self, line: str) -> None:
+        """Send a command; `hear` waits for its answer."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
+
+    def hear(self) -> list[str]:
+        """Return the words of the next answer."""
+        assert self._process.stdout is not None
         answer = self._process.stdout.readline().split()
         if not answer:
-            raise RuntimeError(f"{line!r}: the program ended with {self._process.wait()}")
+            raise RuntimeError(f"the program ended with {self._process.wait()}")
         if answer[0] == "unknown":
             raise RuntimeError(" ".join(answer))
+        return answer
+
+    def say(self, line: str) -> dict[str, float]:
+        """Send a command and return the numbers of its answer, by the word before each."""
+        self.tell(line)
+        return self.numbers()
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers of the next answer, by the word before each."""
+        answer = self.hear()
         if len(answer) % 2:  # the first word stands alone
             answer = answer[1:]
         return {word: float(number) for word, number in zip(answer[::2], answer[1::2], strict=True)}

@@ -24,10 +24,10 @@ from loadtest.native import Program, cpu_seconds, resident
 from loadtest.target import Target, machine
 
 PAYLOAD = "x" * 128
-DELIVERIES = 200_000
+DELIVERIES = 270_000
 """Of one measurement of a fan-out: more than a second of CPU."""
 
-TURNS = 5
+TURNS = 9
 """In which ours and the floor take part one after the other."""
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -114,28 +114,27 @@ class Plane:
         ours = Room(self, size, run)
         floors = [Floor(self, size, mode) for mode in FLOOR_NAMES]
         await asyncio.to_thread(self.target.settle)
-        spent = dict.fromkeys(("x1", "x16", *FLOOR_NAMES), 0.0)
+        cost: dict[str, list[float]] = {name: [] for name in ("x1", "x16", *FLOOR_NAMES)}
+        rounds = max(1, DELIVERIES // size // TURNS)
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.target.key}"}) as http:
             await ours.publish(http, together=16, rounds=1)
             await ours.publish(http, together=1, rounds=3)
-            rounds = max(1, DELIVERIES // size // TURNS)
             for turn in range(TURNS + 1):
-                for floor in floors:
-                    took = floor.send(ours.frame, rounds)
-                    spent[floor.mode] += took if turn else 0.0
-                one = await ours.publish(http, together=1, rounds=rounds)
-                many = await ours.publish(http, together=16, rounds=max(1, rounds // 4))
+                costs = {floor.mode: floor.send(ours.frame, rounds) for floor in floors}
+                costs["x1"] = await ours.publish(http, together=1, rounds=rounds)
+                costs["x16"] = await ours.publish(http, together=16, rounds=max(1, rounds // 4))
                 if turn:  # the first turn warms up
-                    spent["x1"] += one / (rounds * size)
-                    spent["x16"] += many / (max(1, rounds // 4) * size * 16)
+                    for name, value in costs.items():
+                        cost[name].append(value * 1e6)
         ours.close()
         for floor in floors:
             floor.close()
         await asyncio.to_thread(self.target.settle)
-        result = {f"floor {mode} {size}": spent[mode] / TURNS * 1e6 for mode in FLOOR_NAMES}
+        result = {f"floor {mode} {size}": statistics.median(cost[mode]) for mode in FLOOR_NAMES}
         for name in ("x1", "x16"):
-            result[f"fan-out {size} {name}"] = spent[name] / TURNS * 1e6
-            result[f"ratio {size} {name}"] = spent[name] / spent["send"]
+            result[f"fan-out {size} {name}"] = statistics.median(cost[name])
+            ratios = [mine / floor for mine, floor in zip(cost[name], cost["send"], strict=True)]
+            result[f"ratio {size} {name}"] = statistics.median(ratios)
         return result
 
 
@@ -154,7 +153,7 @@ class Room:
         self.close = self._crowd.close
 
     async def publish(self, http: aiohttp.ClientSession, *, together: int, rounds: int) -> float:
-        """Publish `together` messages at a time, wait until all have them; return CPU seconds of access."""
+        """Publish `together` at a time and wait until all have them; return CPU seconds for a delivery."""
         target = self._plane.target
         body = {"messages": [{"channel": self._channel, "type": "text", "data": PAYLOAD}] * together}
         self._crowd.say("reset")
@@ -171,7 +170,7 @@ class Room:
         if counted["messages"] != wanted or counted["gaps"]:
             raise RuntimeError(f"{wanted} deliveries expected, counted {counted}")
         self.frame = round(counted["bytes"] / wanted)
-        return spent
+        return spent / wanted
 
 
 class Floor:
@@ -189,7 +188,7 @@ class Floor:
         self._crowd.say(f"open {size}")
 
     def send(self, frame: int, rounds: int) -> float:
-        """Send a frame of so many bytes to all, `rounds` times; return CPU seconds for each of them."""
+        """Send a frame of so many bytes to all, `rounds` times; return CPU seconds for a delivery."""
         self._crowd.say("reset")
         before = cpu_seconds(self._floor.pid)
         for done in range(rounds):
@@ -212,7 +211,7 @@ async def measure(plane: Plane, runs: int, sizes: list[int]) -> dict[str, list[f
 
     def note(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
-        print(f"{name}: {value:.2f}", flush=True)  # noqa: T201
+        print(f"{name}: {value:.2f}", flush=True)
 
     for run in range(runs):
         for name, value in plane.accept(run).items():
@@ -289,7 +288,7 @@ def main() -> None:
             rows = asyncio.run(measure(plane, options.runs, options.sizes))
     command = f"make bench-plane RUNS={options.runs}"
     text = table(rows, command, options.runs)
-    print(text)  # noqa: T201
+    print(text)
     if options.write:
         page = PAGE.read_text(encoding="utf-8")
         head, _, rest = page.partition(MARK[0])

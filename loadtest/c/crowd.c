@@ -1,22 +1,34 @@
 // A crowd of WebSocket clients of holdfast.v1 in one thread, cheap enough not to be what is measured.
 //
-//   crowd PORT TOKENS [CHANNEL] [SOURCE] [WINDOW]
+//   crowd PORT CLIENTS [CHANNEL] [SOURCE] [WINDOW]
 //
-// TOKENS is a file with one JWT a line: connection i uses line i. With CHANNEL ("-" for none) each connection
-// subscribes to it. Connections leave from 127.0.SOURCE.x (default 0), 15,000 from each address. WINDOW
+// CLIENTS has a line for each connection: its token, and after tabs, all optional: the channel it sends to, how many
+// of all crowds get what is sent there, and a channel to subscribe to. CHANNEL ("-" for none) is subscribed to by
+// those whose line names none. Connections leave from 127.0.SOURCE.x (default 0), 15,000 from each address. WINDOW
 // connections (default 64) are on their way in at a time. Loopback only.
-// Commands on standard input, one answer line for each:
-//   open N     open connections until N are connected      -> open N failed F seconds S
-//   wait M S   until M messages came in all, or S seconds  -> wait M seconds S
-//   count      -> count messages M gaps G pings P failed F bytes B    (B: of their frames' payloads)
-//   reset      forget the counted messages                 -> reset
+//
+// Commands on standard input, one answer line of "name number" pairs for each:
+//   open N        open connections, or open them again, until N are                  -> opened .. failed .. seconds ..
+//   drop N        cut N open connections, without a word
+//   again         let `open` try those that failed or were closed by the server
+//   port P        where `open` connects to from now on
+//   load R SIZE   send R messages of SIZE bytes of data a second from now on, each from another connection
+//   stall N       read nothing on the first N open connections;  `stall 0`: read again
+//   run S         serve for S seconds
+//   wait M S      serve until M messages came in all, or for S seconds                -> wait .. seconds ..
+//   count         the counters
+//   reset         set them to 0
+//   times WHAT    counts by bucket of how long `connect`, `ack` or `message` took     -> times b:c b:c ..
 //   quit
-// Every `message` frame's seq must follow the one before on its connection; others are counted as gaps.
-// Pings are answered. The process ends by itself after 15 minutes.
+//
+// Every message must follow the one before it in its channel, over reconnects too (which resume): others are `gaps`
+// or `doubles`. Sends have their times before they are made, and how long something took counts from there: a server
+// that is slow does not slow the load down, nor hide how long it was. The process ends after an hour.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -28,40 +40,70 @@
 #include <time.h>
 #include <unistd.h>
 
-enum state { CONNECTING, UPGRADING, AUTHENTICATING, SUBSCRIBING, OPEN, FAILED };
-enum { PER_ADDRESS = 15000 };
+enum state { CLOSED, CONNECTING, UPGRADING, AUTHENTICATING, SUBSCRIBING, OPEN, FAILED };
+enum { PER_ADDRESS = 15000, SUB_BITS = 6, BUCKETS = 64 << SUB_BITS, LARGEST = 16384 };
+
+typedef struct {  // where a connection stands in a channel
+    char *name, *epoch;
+    long seq;
+} place;
 
 typedef struct {
     int fd;
-    enum state state;
+    unsigned char state, place_count, stalled;
     unsigned partial_size;
     char *partial;  // an incomplete frame, only while there is one
-    long seq;
+    place *places;
+    long n, begun;  // its own count of sends; when it began to connect, µs
 } connection;
 
+typedef struct {
+    char *token, *to, *channel;
+    int audience;
+} client;
+
 static connection *crowd;
-static int limit, started, ready, failed, epoll_fd, port, source, window = 64;
-static long messages, gaps, pings, bytes;
-static const char *channel;
-static char **tokens;
+static client *clients;
+static int limit, ready, failed, coming, epoll_fd, port, source, window = 64, scan, sender;
+static long messages, gaps, doubles, pings, bytes, sent, acked, errors, expected, resets, recovered, unrecovered;
+static double rate;
+static long next_send;
+static int send_size;
+static long times[3][BUCKETS];
+enum { CONNECT, ACK, MESSAGE };
 static char input[1 << 20];
 
-static double now(void) {
+static long now(void) {  // µs
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec * 1e-9;
+    return t.tv_sec * 1000000L + t.tv_nsec / 1000;
+}
+
+static void took(int what, long since) {  // exact to 1/64: the octave, then 64 parts of it
+    unsigned long value = now() - since;
+    if ((long)value < 0) value = 0;
+    int octave = value >> SUB_BITS ? 64 - __builtin_clzl(value) - SUB_BITS : 0;
+    long bucket = ((long)octave << SUB_BITS) + (octave ? (value >> (octave - 1)) - (1 << SUB_BITS) : value);
+    times[what][bucket < BUCKETS ? bucket : BUCKETS - 1]++;
+}
+
+static void let_go(connection *c, enum state state) {
+    if (c->state == OPEN) ready--;
+    else if (c->state != CLOSED && c->state != FAILED) coming--;
+    c->state = state;
+    close(c->fd);
+    free(c->partial);
+    c->partial = NULL;
+    c->partial_size = 0;
 }
 
 static void fail(connection *c, const char *why) {
     if (failed++ < 5) fprintf(stderr, "connection %ld failed in state %d: %s\n", (long)(c - crowd), c->state, why);
-    c->state = FAILED;
-    close(c->fd);
-    free(c->partial);
-    c->partial = NULL;
+    let_go(c, FAILED);
 }
 
 static void send_frame(connection *c, const char *text, size_t size) {  // masked with a mask of zeros
-    char frame[16384 + 8];
+    char frame[LARGEST + 8];
     size_t head = 0;
     frame[head++] = (char)0x81;
     if (size < 126) {
@@ -76,9 +118,8 @@ static void send_frame(connection *c, const char *text, size_t size) {  // maske
     if (send(c->fd, frame, head + 4 + size, MSG_NOSIGNAL) != (ssize_t)(head + 4 + size)) fail(c, "short send");
 }
 
-static void start_one(void) {
-    connection *c = &crowd[started];
-    int one = 1;
+static void start_one(connection *c) {
+    int one = 1, number = c - crowd;
     struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET};
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0) { perror("socket"); exit(3); }
@@ -86,43 +127,115 @@ static void start_one(void) {
     setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     struct linger hard = {1, 0};  // no TIME_WAIT: the next run needs the ports
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
-    from.sin_addr.s_addr = htonl(0x7f000002u + ((unsigned)source << 8) + started / PER_ADDRESS);
+    from.sin_addr.s_addr = htonl(0x7f000002u + ((unsigned)source << 8) + number / PER_ADDRESS);
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     to.sin_port = htons(port);
     if (bind(c->fd, (void *)&from, sizeof from)) { perror("bind"); exit(3); }
     if (connect(c->fd, (void *)&to, sizeof to) < 0 && errno != EINPROGRESS) { perror("connect"); exit(3); }
     c->state = CONNECTING;
-    started++;
+    c->begun = now();
+    c->stalled = 0;
+    coming++;
     struct epoll_event event = {EPOLLOUT, {.ptr = c}};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event);
 }
 
+static place *place_of(connection *c, const char *name, size_t size) {
+    for (int i = 0; i < c->place_count; i++)
+        if (!strncmp(c->places[i].name, name, size) && !c->places[i].name[size]) return &c->places[i];
+    return NULL;
+}
+
+// Note where a channel goes on, from text that begins after `"channel":"` or a key: NAME" .. "epoch":"E","seq":N
+static char *placed(connection *c, char *name) {
+    char *end = strchr(name, '"');
+    char *epoch = end ? strstr(end, "\"epoch\":\"") : NULL;
+    char *seq = epoch ? strstr(epoch, "\"seq\":") : NULL;
+    if (!seq) return NULL;
+    epoch += 9;
+    place *p = place_of(c, name, end - name);
+    if (!p) {
+        if (c->place_count == 255) return NULL;
+        c->places = realloc(c->places, (c->place_count + 1) * sizeof *c->places);
+        p = &c->places[c->place_count++];
+        *p = (place){strndup(name, end - name), NULL, 0};
+    }
+    free(p->epoch);
+    p->epoch = strndup(epoch, strchr(epoch, '"') - epoch);
+    p->seq = atol(seq + 6);
+    return seq;
+}
+
+static void on_connected(connection *c, char *text) {
+    char *at = strstr(text, "\"channels\":{");
+    at = at ? at + 12 : text + strlen(text);
+    while (*at == '"') {
+        int known = c->place_count && place_of(c, at + 1, strcspn(at + 1, "\"")) != NULL;
+        at = placed(c, at + 1);
+        if (!at) break;
+        if (known) strstr(at, "\"recovered\":true,") || strstr(at, "\"recovered\":true}") ? recovered++ : unrecovered++;
+        at = strchr(at, '}');
+        if (!at) break;
+        at += at[1] == ',' ? 2 : 1;
+    }
+}
+
+static void opened(connection *c) {
+    c->state = OPEN;
+    coming--;
+    ready++;
+    took(CONNECT, c->begun);
+}
+
+static void on_message(connection *c, char *text, size_t size) {
+    char *name = strstr(text, "\"channel\":\""), *seq = strstr(text, "\"seq\":");
+    messages++;
+    bytes += size;
+    if (!name || !seq) { gaps++; return; }
+    name += 11;
+    long value = atol(seq + 6);
+    place *p = place_of(c, name, strcspn(name, "\""));
+    if (!p) { placed(c, name); return; }
+    if (value > p->seq + 1 && p->seq >= 0) gaps++;
+    if (value <= p->seq) doubles++;
+    if (!*p->epoch) placed(c, name);  // the channel's first message: the epoch begins with it
+    p->seq = value;
+    char *at = strstr(seq, "\"at\":");
+    if (at) took(MESSAGE, atol(at + 5));
+}
+
 static void on_text(connection *c, char *text, size_t size) {  // one JSON frame
-    char reply[16384];
+    char reply[LARGEST];
     text[size] = 0;  // room for it: see on_bytes
     if (!strncmp(text, "{\"t\":\"message\"", 14)) {
-        char *seq = strstr(text, "\"seq\":");
-        long value = seq ? atol(seq + 6) : -1;
-        if (c->seq && value != c->seq + 1) gaps++;
-        c->seq = value;
-        messages++;
-        bytes += size;
+        on_message(c, text, size);
+    } else if (!strncmp(text, "{\"t\":\"ack\"", 10)) {
+        char *id = strstr(text, "\"id\":");
+        acked++;
+        if (id) took(ACK, atol(id + 5));
     } else if (!strncmp(text, "{\"t\":\"ping\"", 11)) {
         pings++;
         send_frame(c, "{\"t\":\"pong\"}", 12);
     } else if (c->state == AUTHENTICATING && !strncmp(text, "{\"t\":\"connected\"", 16)) {
-        if (channel) {
+        const char *channel = clients[c - crowd].channel;
+        on_connected(c, text);
+        if (channel && !place_of(c, channel, strlen(channel))) {
             c->state = SUBSCRIBING;
             send_frame(c, reply, snprintf(reply, sizeof reply, "{\"t\":\"subscribe\",\"id\":1,\"channel\":\"%s\"}", channel));
         } else {
-            c->state = OPEN;
-            ready++;
+            opened(c);
         }
-    } else if (c->state == SUBSCRIBING && !strncmp(text, "{\"t\":\"subscribed\"", 17)) {
-        c->state = OPEN;
-        ready++;
+    } else if (!strncmp(text, "{\"t\":\"subscribed\"", 17)) {
+        char *name = strstr(text, "\"channel\":\"");
+        if (name) placed(c, name + 11);
+        if (c->state == SUBSCRIBING) opened(c);
+    } else if (!strncmp(text, "{\"t\":\"reset\"", 12)) {
+        char *name = strstr(text, "\"channel\":\"");
+        if (name) placed(c, name + 11);
+        resets++;
     } else if (!strncmp(text, "{\"t\":\"error\"", 12)) {
         if (c->state != OPEN) fail(c, text);
+        else if (errors++ < 5) fprintf(stderr, "connection %ld: %s\n", (long)(c - crowd), text);
     }
 }
 
@@ -153,7 +266,13 @@ static void on_frames(connection *c, char *data, size_t size) {  // data has one
         if (size < head + length) break;
         char kept = data[head + length];
         if ((data[0] & 15) == 1) on_payload(c, data + head, length);
-        else if ((data[0] & 15) == 8) { fail(c, "closed by the server"); return; }
+        else if ((data[0] & 15) == 8) {
+            char why[160];
+            int code = length >= 2 ? (unsigned char)data[head] << 8 | (unsigned char)data[head + 1] : 0;
+            snprintf(why, sizeof why, "closed by the server: %d %.*s", code, length > 2 ? (int)length - 2 : 0, data + head + 2);
+            fail(c, why);
+            return;
+        }
         data[head + length] = kept;
         data += head + length;
         size -= head + length;
@@ -162,6 +281,18 @@ static void on_frames(connection *c, char *data, size_t size) {  // data has one
     c->partial = malloc(size);
     memcpy(c->partial, data, size);
     c->partial_size = size;
+}
+
+static void send_connect(connection *c) {
+    char text[LARGEST];
+    const client *who = &clients[c - crowd];
+    int size = snprintf(text, sizeof text, "{\"t\":\"connect\",\"token\":\"%s\",\"device\":\"bench\"", who->token);
+    if (who->to) size += snprintf(text + size, sizeof text - size, ",\"client\":\"crowd\"");
+    for (int i = 0; i < c->place_count && size < LARGEST / 2; i++)
+        size += snprintf(text + size, sizeof text - size, "%s\"%s\":{\"epoch\":\"%s\",\"seq\":%ld}",
+            i ? "," : ",\"resume\":{", c->places[i].name, c->places[i].epoch, c->places[i].seq);
+    size += snprintf(text + size, sizeof text - size, c->place_count ? "}}" : "}");
+    send_frame(c, text, size);
 }
 
 static void on_event(connection *c) {
@@ -200,48 +331,135 @@ static void on_event(connection *c) {
         return;
     }
     if (size < 12 || memcmp(input + 9, "101", 3)) { input[size] = 0; fail(c, input); return; }
-    char connect_frame[16384];
     c->state = AUTHENTICATING;
-    send_frame(c, connect_frame, snprintf(connect_frame, sizeof connect_frame,
-        "{\"t\":\"connect\",\"token\":\"%s\",\"device\":\"bench\"}", tokens[c - crowd]));
+    send_connect(c);
     end += 4;
     if (c->state != FAILED && end < input + size) on_frames(c, end, input + size - end);
 }
 
-static void pump(int milliseconds) {
-    static struct epoll_event events[1024];
-    int count = epoll_wait(epoll_fd, events, 1024, milliseconds);
-    for (int i = 0; i < count; i++) {
-        connection *c = events[i].data.ptr;
-        if (c->state != FAILED) on_event(c);
+static void send_one(long at) {
+    for (int tries = 0; tries < limit; tries++) {
+        int number = sender;
+        connection *c = &crowd[number];
+        sender = (sender + 1) % limit;
+        if (c->state != OPEN || c->stalled || !clients[number].to) continue;
+        char text[LARGEST];
+        int size = snprintf(text, sizeof text,
+            "{\"t\":\"send\",\"id\":%ld,\"n\":%ld,\"to\":\"%s\",\"type\":\"text\",\"data\":{\"at\":%ld,\"text\":\"%.*s\"}}",
+            at, ++c->n, clients[number].to, at, send_size, input);
+        sent++;
+        expected += clients[number].audience;
+        send_frame(c, text, size);
+        return;
     }
 }
 
+static void pump(int milliseconds) {
+    static struct epoll_event events[1024];
+    long most = milliseconds * 1000L;  // µs: sends are due to the µs
+    if (rate > 0) {
+        if (next_send <= now()) memset(input, 'x', send_size);
+        for (int burst = 0; next_send <= now() && burst < 256; burst++) {
+            send_one(next_send);
+            next_send += (long)(-log(1 - drand48()) / rate * 1e6);  // as independent people would
+        }
+        long left = next_send - now();
+        if (left < most) most = left > 0 ? left : 0;
+    }
+    struct timespec limit = {most / 1000000, most % 1000000 * 1000};
+    int count = epoll_pwait2(epoll_fd, events, 1024, &limit, NULL);
+    for (int i = 0; i < count; i++) {
+        connection *c = events[i].data.ptr;
+        if (c->state != FAILED && c->state != CLOSED) on_event(c);
+    }
+}
+
+static void stall(int count) {
+    for (int i = 0; i < limit; i++) {
+        connection *c = &crowd[i];
+        if (c->state != OPEN || c->stalled == (count > 0)) continue;
+        if (count < 0) break;
+        struct epoll_event event = {count ? 0 : EPOLLIN, {.ptr = c}};
+        epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
+        c->stalled = count > 0;
+        if (count && !--count) break;
+    }
+}
+
+static void say_times(const char *what) {
+    int which = !strcmp(what, "connect") ? CONNECT : !strcmp(what, "ack") ? ACK : MESSAGE;
+    printf("times");
+    for (int i = 0; i < BUCKETS; i++)
+        if (times[which][i]) printf(" %d:%ld", i, times[which][i]);
+    printf("\n");
+}
+
+static void say_count(void) {
+    printf("count messages %ld gaps %ld doubles %ld pings %ld failed %d bytes %ld open %d sent %ld acked %ld errors %ld "
+        "expected %ld resets %ld recovered %ld unrecovered %ld\n", messages, gaps, doubles, pings, failed, bytes, ready,
+        sent, acked, errors, expected, resets, recovered, unrecovered);
+}
+
 static void command(const char *line) {
-    double begin = now();
-    long target;
+    long begin = now(), target;
     double seconds;
+    char word[32];
     if (sscanf(line, "open %ld", &target) == 1) {
         if (target > limit) target = limit;
-        while (ready + failed < target && now() - begin < 120) {
-            while (started < target && started - ready - failed < window) start_one();
+        int before = failed;
+        for (scan = 0; ready + (failed - before) < target && now() - begin < 120000000L;) {
+            while (scan < limit && ready + coming < target && coming < window) {
+                if (crowd[scan].state == CLOSED) start_one(&crowd[scan]);
+                scan++;
+            }
+            if (scan >= limit && !coming) break;
             pump(50);
         }
-        printf("open %d failed %d seconds %.6f\n", ready, failed, now() - begin);
+        printf("open opened %d failed %d seconds %.6f\n", ready, failed - before, (now() - begin) * 1e-6);
+    } else if (sscanf(line, "drop %ld", &target) == 1) {
+        for (int i = 0; i < limit && target > 0; i++)
+            if (crowd[i].state == OPEN) { let_go(&crowd[i], CLOSED); target--; }
+        say_count();
+    } else if (!strcmp(line, "again")) {
+        for (int i = 0; i < limit; i++)
+            if (crowd[i].state == FAILED) { crowd[i].state = CLOSED; failed--; }
+        say_count();
+    } else if (sscanf(line, "port %ld", &target) == 1) {
+        port = target;
+        say_count();
+    } else if (sscanf(line, "load %lf %ld", &seconds, &target) == 2) {
+        rate = seconds;
+        send_size = target < 8000 ? target : 8000;
+        next_send = begin;
+        say_count();
+    } else if (sscanf(line, "stall %ld", &target) == 1) {
+        stall(target);
+        say_count();
+    } else if (sscanf(line, "run %lf", &seconds) == 1) {
+        while (now() - begin < seconds * 1e6) pump(10);
+        say_count();
     } else if (sscanf(line, "wait %ld %lf", &target, &seconds) == 2) {
-        while (messages < target && now() - begin < seconds) pump(50);
-        printf("wait %ld seconds %.6f\n", messages, now() - begin);
+        while (messages < target && now() - begin < seconds * 1e6) pump(50);
+        printf("wait %ld seconds %.6f\n", messages, (now() - begin) * 1e-6);
     } else if (!strcmp(line, "count")) {
-        printf("count messages %ld gaps %ld pings %ld failed %d bytes %ld\n", messages, gaps, pings, failed, bytes);
+        say_count();
     } else if (!strcmp(line, "reset")) {
-        messages = gaps = bytes = 0;
+        messages = gaps = doubles = bytes = sent = acked = errors = expected = resets = recovered = unrecovered = 0;
+        memset(times, 0, sizeof times);
         printf("reset\n");
+    } else if (sscanf(line, "times %31s", word) == 1) {
+        say_times(word);
     } else {
         printf("unknown command: %s\n", line);
     }
 }
 
-static void read_tokens(const char *path) {
+static char *column(char **rest) {
+    char *text = strsep(rest, "\t");
+    return text && *text && strcmp(text, "-") ? strdup(text) : NULL;
+}
+
+static void read_clients(const char *path, const char *channel) {
     FILE *file = fopen(path, "r");
     if (!file) { perror(path); exit(2); }
     char *line = NULL;
@@ -250,20 +468,27 @@ static void read_tokens(const char *path) {
     int space = 0;
     while ((size = getline(&line, &room, file)) > 0) {
         while (size && (line[size - 1] == '\n' || line[size - 1] == '\r')) line[--size] = 0;
-        if (size > 8000) { fprintf(stderr, "token %d is too long\n", limit); exit(2); }
-        if (limit == space) tokens = realloc(tokens, (space = space ? 2 * space : 1024) * sizeof *tokens);
-        tokens[limit++] = strdup(line);
+        if (size > LARGEST / 4) { fprintf(stderr, "line %d is too long\n", limit); exit(2); }
+        if (limit == space) clients = realloc(clients, (space = space ? 2 * space : 1024) * sizeof *clients);
+        char *rest = line;
+        client *c = &clients[limit++];
+        c->token = column(&rest);
+        c->to = column(&rest);
+        char *audience = column(&rest);
+        c->audience = audience ? atoi(audience) : 0;
+        c->channel = column(&rest);
+        if (!c->channel && channel) c->channel = (char *)channel;
     }
     fclose(file);
 }
 
 int main(int count, char **arguments) {
-    if (count < 3) { fprintf(stderr, "usage: crowd PORT TOKENS [CHANNEL|-] [SOURCE] [WINDOW]\n"); return 2; }
+    if (count < 3) { fprintf(stderr, "usage: crowd PORT CLIENTS [CHANNEL|-] [SOURCE] [WINDOW]\n"); return 2; }
     port = atoi(arguments[1]);
-    read_tokens(arguments[2]);
-    if (count > 3 && strcmp(arguments[3], "-")) channel = arguments[3];
+    read_clients(arguments[2], count > 3 && strcmp(arguments[3], "-") ? arguments[3] : NULL);
     if (count > 4) source = atoi(arguments[4]);
     if (count > 5) window = atoi(arguments[5]);
+    srand48(source);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
@@ -274,7 +499,7 @@ int main(int count, char **arguments) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     char line[256];
     size_t length = 0;
-    double end = now() + 900;
+    long end = now() + 3600L * 1000000;
     while (now() < end) {
         char byte;
         ssize_t got = read(0, &byte, 1);

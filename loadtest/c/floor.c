@@ -80,7 +80,8 @@ static void serve(int milliseconds) {
 }
 
 static void fan(int size, int batch) {
-    int head = size < 126 ? 2 : 4, text = snprintf(frame + head, LARGEST, "{\"t\":\"message\",\"seq\":%ld,\"data\":\"", ++seq);
+    int head = size < 126 ? 2 : 4, text = snprintf(frame + head, LARGEST,
+        "{\"t\":\"message\",\"channel\":\"room:x\",\"seq\":%ld,\"epoch\":\"x\",\"data\":\"", ++seq);
     memset(frame + head + text, 'x', size - text - 2);
     memcpy(frame + head + size - 2, "\"}", 2);
     frame[0] = (char)0x81;
@@ -143,7 +144,7 @@ int main(int argument_count, char **arguments) {
         length = 0;
         int size, messages;
         if (!strcmp(line, "quit")) break;
-        if (sscanf(line, "fan %d %d", &size, &messages) == 2 && size >= 64 && size <= LARGEST - 4) {
+        if (sscanf(line, "fan %d %d", &size, &messages) == 2 && size >= 96 && size <= LARGEST - 4) {
             for (int i = 0; i < messages; i++) fan(size, batch);
             printf("fan clients %d short %ld\n", count, short_sends);
         } else {
