@@ -239,3 +239,12 @@ def channel_of(partition: int, kind: str = "room") -> str:
     while partition_of(f"{kind}:{number}", PARTITIONS) != partition:
         number += 1
     return f"{kind}:{number}"
+
+
+async def settled(world: World, seconds: float = 3.0) -> None:
+    """Wait until no shard is being rebuilt."""
+    for _ in range(int(seconds * 10)):
+        await world.clock.advance(0.1)
+        if not any([(await world.log.state(shard)).rebuilding for shard in range(PARTITIONS)]):
+            return
+    raise AssertionError("a shard is still being rebuilt")

@@ -12,8 +12,7 @@ from holdfast.channel import partition_of
 from holdfast.errors import Retry
 from holdfast.log.port import Query, Rebuilding
 from holdfast.policy import Policy
-from holdfast.settings import Dispatch
-from tests.dispatch.world import PARTITIONS, World, channel_of
+from tests.dispatch.world import PARTITIONS, World, channel_of, settled
 
 if TYPE_CHECKING:
     from holdfast.log.port import View
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
 ROOM = "room:x"
 SHARD = partition_of(ROOM, PARTITIONS)
 GROUP = channel_of(SHARD, "group")
-
-
-async def settled(world: World, seconds: float = 3.0) -> None:
-    """Wait until no shard is being rebuilt."""
-    for _ in range(int(seconds * 10)):
-        await world.clock.advance(0.1)
-        if not any([(await world.log.state(shard)).rebuilding for shard in range(PARTITIONS)]):
-            return
-    raise AssertionError("a shard is still being rebuilt")
 
 
 async def views(world: World, *channels: str, **more: object) -> list[View]:
@@ -248,117 +238,6 @@ async def test_a_repetition_is_not_shown_where_its_first_is_gone(
     await world.stop()
 
 
-async def test_topic_recreated(world: World) -> None:
-    """inv 9: when the topic is made anew a new generation begins, with an alarm, and all goes on."""
-    node = await world.access("a", ROOM)
-    dispatcher = await world.dispatcher()
-    for number in range(5):
-        world.message(ROOM, str(number))
-    await world.clock.advance(1.5)
-    old = await world.view(ROOM)
-    world.broker.recreate("outbound")
-    world.broker.wake()
-    world.message(ROOM, "first")
-    await settled(world)
-    await world.clock.advance(1)
-    new = await world.view(ROOM)
-    assert new.generation != old.generation
-    assert (new.epoch, new.head) == (f"{new.generation}.0", 1)
-    assert world.count("d1", "unjoined_total") >= 1
-    assert any(f"partition {SHARD}" in alarm for alarm in dispatcher.details()["alarms"])
-    assert node.pushes[-1].generation != old.generation
-    world.message(ROOM, "second")
-    await world.clock.advance(0.5)
-    assert node.messages()[-1] == (ROOM, 2)
-    unjoined = world.count("d1", "unjoined_total")
-    await world.clock.advance(5)
-    assert world.count("d1", "unjoined_total") == unjoined  # no livelock
-
-
-async def test_topic_recreated_and_as_long_as_before(world: World) -> None:
-    """inv 9: another record at the watermark's offset is another log, found when it is assigned."""
-    await world.dispatcher("d1")
-    for number in range(3):
-        world.message(ROOM, str(number))
-    await world.clock.advance(1.5)
-    old = await world.view(ROOM)
-    await asyncio.gather(world.nodes[0].stop(), world.clock.advance(5))
-    world.broker.recreate("outbound")
-    for number in range(5):
-        world.message(ROOM, f"other {number}")
-    await world.dispatcher("d2")
-    await settled(world)
-    new = await world.view(ROOM)
-    assert new.generation != old.generation
-    assert new.head == 5
-    assert world.count("d2", "unjoined_total") == 1
-
-
-async def test_flushed_while_the_topic_is_made_anew(world: World) -> None:
-    """inv 3, 9: the state topic's generation is not taken over by a log that it does not belong to."""
-    await world.dispatcher("d1")
-    for number in range(3):
-        world.message(ROOM, str(number))
-    await world.clock.advance(1.5)
-    await asyncio.gather(world.nodes[0].stop(), world.clock.advance(5))
-    old = (await world.log.state(SHARD)).generation
-    await world.dispatcher("d1b")  # a second tenure, which writes down what the log has
-    await asyncio.gather(world.nodes[1].stop(), world.clock.advance(5))
-    world.broker.recreate("outbound")
-    world.store.flush()
-    world.message(ROOM, "other")
-    await world.dispatcher("d2")
-    await settled(world)
-    view = await world.view(ROOM)
-    assert view.generation != old
-    assert view.head == 1
-
-
-async def test_log_start_past_the_watermark_under_traffic(world: World) -> None:
-    """inv 9: retention that overtakes a lagging shard begins a new generation once, and goes on."""
-    await world.dispatcher()
-    world.message(ROOM, "one")
-    await world.clock.advance(1.5)
-    old = await world.view(ROOM)
-    world.logs["d1"].away = True
-    for number in range(3000):
-        world.message(ROOM, str(number))
-    await world.clock.advance(2)
-    world.broker.truncate("outbound", SHARD, 2900)
-    world.logs["d1"].away = False
-    # The consumer holds what it had fetched; what it asks for next is gone.
-    await settled(world, 10)
-    await world.clock.advance(2)
-    view = await world.view(ROOM)
-    assert view.generation != old.generation
-    assert (view.head, len(view.entries)) == (101, 101)
-    assert world.count("d1", "unjoined_total") == 1
-
-
-async def test_versions_begin_again_with_the_log(world: World) -> None:
-    """inv 9: in a new generation a member stays a member, and can leave, though offsets are low again."""
-    await world.dispatcher()
-    for number in range(20):
-        world.message(GROUP, str(number))
-    world.send(records.Member(GROUP, "bob", True))
-    await world.clock.advance(1.5)
-    world.broker.recreate("outbound")
-    world.broker.wake()
-    world.message(GROUP, "first")
-    await settled(world)
-    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["bob"]
-    world.send(records.Member(GROUP, "bob", False))
-    world.send(records.Member(GROUP, "eve", True))
-    await world.clock.advance(1.5)
-    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["eve"]
-    assert [g.name for g in (await world.view("user:bob", user=True)).groups] == []
-    world.store.flush()
-    await settled(world)
-    assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["eve"]
-    assert [g.name for g in (await world.view("user:bob", user=True)).groups] == []
-    assert [g.name for g in (await world.view("user:eve", user=True)).groups] == [GROUP]
-
-
 async def test_damaged_shard(world: World) -> None:
     """inv 3, 9: a shard that was written in part is rebuilt as it was."""
     await world.dispatcher()
@@ -373,35 +252,6 @@ async def test_damaged_shard(world: World) -> None:
     await settled(world)
     assert await views(world, *rooms) == before
     assert world.count("d1", "rebuilds_total", why="damaged") == 1
-
-
-async def test_the_log_shrinks_while_it_is_replayed() -> None:
-    """No livelock: a rebuild whose end is no longer in the log ends at the end that there is."""
-    world = World(dispatch=Dispatch(fetch=20, pending=60))
-    await world.dispatcher()
-    for number in range(400):
-        world.message(ROOM, str(number))
-    await world.clock.advance(1.5)
-    hang: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    world.logs["d1"].hangs = {SHARD: hang}
-    world.store.flush()
-    await world.clock.advance(1.2)
-    world.logs["d1"].hangs = {}
-    hang.set_result(None)
-    hang = asyncio.get_running_loop().create_future()
-    world.logs["d1"].hangs = {SHARD: hang}
-    await world.clock.advance(1.0)
-    feed, log = world.nodes[0]._feed, world.broker.partition("outbound", SHARD)
-    assert feed is not None
-    end = feed._queues[SHARD].next
-    assert 0 < end < 400
-    del log.records[end:]
-    log.end = end
-    world.logs["d1"].hangs = {}
-    hang.set_result(None)
-    await settled(world, 10)
-    assert (await world.view(ROOM)).head == end
-    await world.stop()
 
 
 async def test_replies_are_pushed_while_rebuilding(world: World) -> None:
@@ -421,16 +271,3 @@ async def test_replies_are_pushed_while_rebuilding(world: World) -> None:
     await settled(world)
     await world.clock.advance(0.2)
     assert [reply.connection for reply in node.replies()] == [1]
-
-
-async def test_generation_is_durable_before_the_shard_has_it(world: World) -> None:
-    """inv 9: a shard has no generation that the state topic does not know."""
-    world.broker.away = True
-    starting = asyncio.ensure_future(world.dispatcher())
-    await world.clock.advance(3)
-    assert (await world.log.state(SHARD)).generation == ""
-    world.broker.away = False
-    await world.clock.advance(3)
-    await starting
-    generation = (await world.log.state(SHARD)).generation
-    assert generation in {state.epoch for state in world.states() if state.kind == "generation"}
