@@ -12,6 +12,7 @@ from holdfast.errors import Retry, Stop
 
 from .outbox import Withheld
 from .partition import Partition
+from .recall import recall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,13 +143,19 @@ class Worker:
         for number, records in batches.items():
             part = self._parts.get(number)
             if part is not None and part.live and not part.closing and records:
-                if part.position is None:
-                    part.position = records[0].offset
                 mine.append((part, records))
+        fresh = [(part, records[0]) for part, records in mine if part.position is None]
+        for part, first in fresh:
+            part.position = first.offset
+        if fresh:
+            await recall(self._bus, self._clock, fresh)
+            mine = [(part, records) for part, records in mine if part.live and not part.closing]
         for part, records in mine:
             self._runner.take(part, records)
         for part in self._parts.values():
+            arrived = part.items[0].record.ts if part.items else 0
             if part.settle():
+                self._metrics.logic_age_seconds.observe(max(self._clock.now_ms() - arrived, 0) / 1000)
                 self._failures = 0
                 self.problem = ""
         self._metrics.logic_pending.set(self._pending())
