@@ -40,6 +40,7 @@ TABLE: Final = (
     Metric("access_errors", "counter", "error frames to clients", ("code",)),
     Metric("access_deliveries", "counter", "messages handed to connections"),
     Metric("access_unreadable", "counter", "messages and replies that are no JSON, for clients of msgpack"),
+    Metric("access_resets", "counter", "resets: subscribers told that the continuity of a channel is broken"),
     Metric("access_cursors", "counter", "cursors of clients, by outcome", ("outcome",)),
     Metric("access_channels_refused", "counter", "joins refused: the node has all channels it can serve"),
     Metric(
@@ -56,6 +57,7 @@ TABLE: Final = (
     Metric("access_forgotten", "counter", "shards that forgot this node, and were written again"),
     Metric("access_fenced", "counter", "times that this node was found dead, and took a new incarnation"),
     Metric("access_shed", "counter", "clients sent elsewhere, by why", ("why",)),
+    Metric("access_room_refused", "counter", "sends refused because their channel takes no more", ("who",)),
     Metric("access_ack_seconds", "histogram", "from a send's arrival to its ack", (), _SECONDS),
     Metric(
         "access_delivery_seconds",

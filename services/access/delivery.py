@@ -11,10 +11,12 @@ import functools
 import logging
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from holdfast.log.port import Query
 from holdfast.protocol.frames import Reset
 
-from .fanout import Fanout, Flow, Job
+from .fanout import Fanout, Flow, Job, Notice
 from .registry import UNKNOWN, Channel, older
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ PAGE: Final = 100
 PAGE_BYTES: Final = 128 * 1024
 """Bytes of entries written to one lagging connection before it is looked at again whether it reads."""
 
+_encode: Final = msgspec.json.Encoder().encode
 _log = logging.getLogger(__name__)
 
 
@@ -116,7 +119,7 @@ class Delivery:
         """Let a subscriber begin who was told that delivery goes on after this position."""
         # A position without an epoch is before the channel's first message, which may have come since.
         if epoch not in (channel.epoch, ""):
-            self._reset(channel, driver, "another epoch began")
+            self._resets(channel, [driver], "another epoch began")
         elif seq == channel.seq:
             self.go_live(channel, driver)
         else:
@@ -155,13 +158,13 @@ class Delivery:
         self._skip(channel, driver)
         driver.put_aside()
 
-    def _skip(self, channel: Channel, driver: Driver) -> None:
+    def _skip(self, channel: Channel, *drivers: Driver) -> None:
         # What waits unbound has the subscriber no more; what is bound must pass it by.
         flow = channel.flow
         for job in flow.jobs if flow is not None else ():
             if job.skip is None:
                 job.skip = set()
-            job.skip.add(driver)
+            job.skip.update(drivers)
 
     # reading
 
@@ -177,15 +180,20 @@ class Delivery:
         if flow.syncing or channel.seq == UNKNOWN or flow.full:
             return
         places = set()
-        if flow.again or flow.heard is not None:
-            places.add(channel.seq)
-        for driver, place in list((channel.own or {}).items()):
+        lost: list[Driver] = []
+        for driver, place in (channel.own or {}).items():
             if driver.blocked or place >= channel.seq:
                 continue
             if channel.seq - place > self._catch_up:
-                self._reset(channel, driver, "more was missed than is sent again")
+                lost.append(driver)
             else:
                 places.add(place)
+        if lost:
+            self._resets(channel, lost, "more was missed than is sent again")
+            if channel.flow is not flow or flow.syncing:
+                return  # at the end of the resets it was looked at again
+        if flow.again or flow.heard is not None:
+            places.add(channel.seq)
         flow.again = False
         flow.heard = None
         if not places:
@@ -250,8 +258,7 @@ class Delivery:
                 groups.setdefault(place, []).append(driver)
         for place, drivers in groups.items():
             if place < view.first - 1:
-                for driver in drivers:
-                    self._reset(channel, driver, "what was missed is not kept any more")
+                self._resets(channel, drivers, "what was missed is not kept any more")
                 continue
             run = _run(entries, place, channel.seq)
             if run:
@@ -298,21 +305,26 @@ class Delivery:
         )
         self.fanout.drop(channel)
         channel.epoch, channel.seq = view.epoch, view.head
-        for driver in channel.live_drivers():
-            self._skip(channel, driver)  # nothing of before may come after the reset
-            self._send_reset(channel, driver, reason)
-        for driver in list(channel.own or ()):
-            self._reset(channel, driver, reason)
+        self._resets(channel, channel.drivers(), reason)
 
-    def _reset(self, channel: Channel, driver: Driver, reason: str) -> None:
-        self._send_reset(channel, driver, reason)
-        if driver.blocked:
-            channel.lag(driver, channel.seq)
-        else:
-            self.go_live(channel, driver)
+    def _resets(self, channel: Channel, drivers: Sequence[Driver], reason: str) -> None:
+        """Let subscribers go on at the channel's position, and tell them so, in slices as any fan-out.
 
-    def _send_reset(self, channel: Channel, driver: Driver, reason: str) -> None:
-        driver.answer(Reset(channel.name, channel.epoch, channel.seq, reason))
+        What comes after it waits behind the notice.
+        """
+        self.fanout.cut(channel)  # those who lag stand behind what waits, and are not to get it
+        self._skip(channel, *drivers)  # nothing of before may come after the reset
+        for driver in drivers:
+            if driver.blocked:
+                if not channel.remove_live(driver):
+                    channel.unlag(driver)
+                channel.lag(driver, channel.seq)
+            else:
+                channel.unlag(driver)
+                channel.add_live(driver)
+        self._metrics.access_resets.inc(len(drivers))
+        frame = _encode(Reset(channel.name, channel.epoch, channel.seq, reason))
+        self.fanout.run(self._flow(channel), Notice(channel, frame, drivers))
 
 
 def _run(entries: Sequence[Entry], after: int, upto: int) -> list[Entry]:

@@ -103,10 +103,30 @@ class Blobs:
             return wrap(message_frame(name, seq, epoch, UNREADABLE))
 
 
+class Frames:
+    """One frame as bytes for each wire format, in the place of entries."""
+
+    __slots__ = ("_frame", "_made")
+
+    unreadable: Final = 0
+
+    def __init__(self, frame: bytes) -> None:
+        self._frame = frame
+        self._made: list[bytes | None] = [None] * len(FORMATS)
+
+    def __getitem__(self, form: int) -> bytes:
+        made = self._made[form]
+        if made is None:
+            made = self._made[form] = FORMATS[form].wrap(self._frame)
+        return made
+
+
 class Job:
     """Entries `start` + 1 to `end`, and those who get them. `lagging`: they stand at `start` on their own."""
 
     __slots__ = ("blobs", "channel", "count", "done", "end", "lagging", "size", "skip", "start", "to")
+
+    blobs: Blobs | Frames
 
     def __init__(
         self, channel: Channel, entries: Sequence[Entry], start: int, to: Sequence[Driver], *, lagging: bool
@@ -121,6 +141,23 @@ class Job:
         self.done = 0
         self.skip: set[Driver] | None = None
         self.lagging = lagging
+
+
+class Notice(Job):
+    """A frame about the channel itself. Who does not read gets it too: it is small, and comes once."""
+
+    __slots__ = ()
+
+    def __init__(self, channel: Channel, frame: bytes, to: Sequence[Driver]) -> None:
+        self.channel = channel
+        self.blobs = Frames(frame)
+        self.count = 0
+        self.size = 0
+        self.start = self.end = channel.seq
+        self.to = to
+        self.done = 0
+        self.skip = None
+        self.lagging = False
 
 
 class Fanout:
@@ -223,7 +260,7 @@ class Fanout:
             driver = to[index]
             if skip is not None and driver in skip:
                 continue
-            if driver.blocked:
+            if driver.blocked and (driver.ended or not isinstance(job, Notice)):
                 if not job.lagging and not driver.ended:
                     self._on_aside(job.channel, driver, job.start)
                 continue
