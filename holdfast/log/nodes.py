@@ -125,6 +125,9 @@ class Nodes:
 
     def _add_session(self, user: str, info: SessionInfo, *, whole: bool) -> None:
         of_user = self._sessions.setdefault(user, {})
+        same = of_user.get(info.session)
+        if same is not None and same.client != info.client:
+            self._free(user, same)
         of_user[info.session] = info
 
         def stays(other: SessionInfo) -> bool:
@@ -162,12 +165,16 @@ class Nodes:
         info = self._sessions[user].pop(name)
         if not self._sessions[user]:
             del self._sessions[user]
-        if self._newest.get((user, info.client)) == (name, info.node):
-            del self._newest[user, info.client]
+        self._free(user, info)
         kicks = self._kicks.get(info.node, {})
         kicks.pop(name, None)
         if not kicks:
             self._kicks.pop(info.node, None)
+
+    def _free(self, user: str, info: SessionInfo) -> None:
+        """Let go of the client that a session had."""
+        if self._newest.get((user, info.client)) == (info.session, info.node):
+            del self._newest[user, info.client]
 
     def _add_kick(self, node: str, kick: Kick) -> None:
         self._kicks.setdefault(node, {})[kick.session] = kick

@@ -169,6 +169,17 @@ async def test_the_other_order(log: Log) -> None:
     assert (await kicks(log, "n1"), await kicks(log, "n2")) == ([("s1", "disconnected")], [])
 
 
+async def test_who_has_ended_takes_nobodys_place(log: Log) -> None:
+    """A session written again without its client lets go of it: whoever has it next supersedes nobody."""
+    await log.update(0, NodeUpdate("n1", 1, [plus("a", "s1", "n1", client="c")]))
+    await log.update(0, NodeUpdate("n1", 2, [plus("a", "s1", "n1")], whole=True))
+    await log.update(0, NodeUpdate("n2", 1, [plus("a", "s2", "n2", client="c")]))
+    assert await kicks(log, "n1") == []
+    await log.update(0, NodeUpdate("n1", 3, [Change("-s", "a", session="s1")]))
+    await log.update(0, NodeUpdate("n1", 4, [plus("a", "s3", "n1", client="c")]))
+    assert await kicks(log, "n2") == [("s2", "superseded")]
+
+
 async def test_loads(log: Log) -> None:
     """Who tells its load learns the others'."""
     assert (await log.beat(0, "n1", load=0)).loads == {"n1": 0}

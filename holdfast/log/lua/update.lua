@@ -39,15 +39,18 @@ local function drop_route(channel)
   end
 end
 
+local function free(user, info) -- the client that a session had
+  local client = user .. '\0' .. info[5]
+  if info[5] ~= '' and redis.call('HGET', CLIENTS, client) == info[1] .. '\0' .. info[2] then
+    redis.call('HDEL', CLIENTS, client)
+  end
+end
+
 local function drop_session(name)
   for _, member in ipairs(starting(SESSIONS, name .. '\0')) do
     redis.call('ZREM', SESSIONS, member)
     local info = cmsgpack.unpack(string.sub(member, #name + 2))
-    local user = string.sub(name, 1, #name - #info[1] - 1)
-    local client = user .. '\0' .. info[5]
-    if info[5] ~= '' and redis.call('HGET', CLIENTS, client) == info[1] .. '\0' .. info[2] then
-      redis.call('HDEL', CLIENTS, client)
-    end
+    free(string.sub(name, 1, #name - #info[1] - 1), info)
     local kick = info[2] .. '\0' .. info[1] .. '\0'
     redis.call('ZREMRANGEBYLEX', KICKS, '[' .. kick, '[' .. kick .. '\255')
   end
@@ -67,7 +70,11 @@ end
 local function add_session(user, info)
   local name = user .. '\0' .. info[1]
   if redis.call('SADD', HELD, 's' .. name) == 0 then
-    for _, member in ipairs(starting(SESSIONS, name .. '\0')) do redis.call('ZREM', SESSIONS, member) end
+    for _, member in ipairs(starting(SESSIONS, name .. '\0')) do
+      redis.call('ZREM', SESSIONS, member)
+      local same = cmsgpack.unpack(string.sub(member, #name + 2))
+      if same[5] ~= info[5] then free(user, same) end
+    end
   end
   redis.call('ZADD', SESSIONS, 0, name .. '\0' .. cmsgpack.pack(info))
   if info[5] ~= '' then
