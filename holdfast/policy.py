@@ -20,6 +20,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_seconds: Annotated[int, Meta(ge=1, description="age in seconds up to which messages are kept")] = (
         7 * 86_400
     )
+    rate: Annotated[
+        int,
+        Meta(ge=0, description="messages a second that clients may send to one channel; 0: no limit"),
+    ] = 0
 
 
 DEFAULT_POLICIES: dict[str, Policy] = {

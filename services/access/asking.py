@@ -36,6 +36,10 @@ def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
     session = driver.session
     assert session is not None
     granted = node.may_send(session, frame.to)
+    rate = node.policies[frame.to.partition(":")[0]].rate
+    if rate:
+        nodes = max(1, len(node.parts.directory.nodes("access")))
+        node.rooms.take(frame.to, rate / nodes, granted=granted)
     node.produce.send(driver, session, frame, granted=granted)
 
 

@@ -32,6 +32,7 @@ from .reader import Reader
 from .rebalance import Rebalance
 from .registry import Channel, Registry
 from .renew import new_incarnation, renew
+from .rooms import RoomRates
 from .roster import Roster
 from .routes import Routes
 from .subscribes import Subscribes
@@ -101,6 +102,7 @@ class AccessNode:
         self.groups = Groups(self)
         self.subscribes = Subscribes(self)
         self.produce = Produce(parts.bus, self.clock, self.metrics, self.incarnation, access.request_deadline)
+        self.rooms = RoomRates(self.clock, self.metrics)
         self.beat = Beat(self)
         self.rebalance = Rebalance(self)
         self.link_server = LinkServer(
