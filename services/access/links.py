@@ -16,6 +16,7 @@ import msgspec
 from holdfast.errors import Retry
 from holdfast.log.port import NEW, Rebuilding
 from holdfast.nodelink.frames import BREAK, ChangeItem, MessageItem, ReplyItem
+from holdfast.records import entry_ts
 
 if TYPE_CHECKING:
     from holdfast.nodelink.frames import Push
@@ -130,6 +131,9 @@ class Links:
         )
         for item in push.items:
             self._item(item)
+        if push.items and isinstance(first := push.items[0], MessageItem):
+            age = node.clock.now_ms() - entry_ts(first.entry)
+            node.metrics.access_delivery_seconds.observe(max(age, 0) / 1000)
         if missed:
             node.metrics.access_breaks.inc()
             self.missed(push.partition, "break")
