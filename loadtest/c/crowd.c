@@ -173,7 +173,8 @@ static void on_connected(connection *c, char *text) {
         int known = c->place_count && place_of(c, at + 1, strcspn(at + 1, "\"")) != NULL;
         at = placed(c, at + 1);
         if (!at) break;
-        if (known) strstr(at, "\"recovered\":true,") || strstr(at, "\"recovered\":true}") ? recovered++ : unrecovered++;
+        char *last = strstr(at, "\"recovered\":");
+        if (known) last && !strncmp(last + 12, "true", 4) ? recovered++ : unrecovered++;
         at = strchr(at, '}');
         if (!at) break;
         at += at[1] == ',' ? 2 : 1;
@@ -195,10 +196,14 @@ static void on_message(connection *c, char *text, size_t size) {
     name += 11;
     long value = atol(seq + 6);
     place *p = place_of(c, name, strcspn(name, "\""));
-    if (!p) { placed(c, name); return; }
+    if (!p) { gaps++; return; }  // nobody said where it begins
     if (value > p->seq + 1 && p->seq >= 0) gaps++;
     if (value <= p->seq) doubles++;
-    if (!*p->epoch) placed(c, name);  // the channel's first message: the epoch begins with it
+    char *epoch = *p->epoch ? NULL : strstr(seq, "\"epoch\":\"");
+    if (epoch) {  // the channel's first message: its epoch begins with it
+        free(p->epoch);
+        p->epoch = strndup(epoch + 9, strcspn(epoch + 9, "\""));
+    }
     p->seq = value;
     char *at = strstr(seq, "\"at\":");
     if (at) took(MESSAGE, atol(at + 5));
