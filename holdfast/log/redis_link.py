@@ -27,14 +27,24 @@ MAX_PENDING: Final = 4096
 """Most calls without an answer on one link; above it, calls fail with Retry."""
 
 MAX_BUFFER: Final = 64 * 1024 * 1024
-"""Most bytes waiting to be sent on one link; above it, calls fail with Retry."""
+"""Most bytes waiting to be sent on one link; above it, calls fail with Retry. One call may always go."""
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 
 
 class _Connection(asyncio.Protocol):
-    __slots__ = ("_clock", "_flushing", "_out", "_pending", "_reader", "_timeout", "_timer", "transport")
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_flushing",
+        "_out",
+        "_pending",
+        "_reader",
+        "_timeout",
+        "_timer",
+        "transport",
+    )
 
     def __init__(self, clock: Clock, timeout: float) -> None:
         self.transport: asyncio.Transport | None = None
@@ -43,6 +53,7 @@ class _Connection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._pending: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._out: list[bytes] = []
+        self._bytes = 0  # of what the next flush writes
         self._flushing = False
         self._timer: Timer | None = None
 
@@ -55,11 +66,15 @@ class _Connection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             raise Retry("redis: the connection is gone")
-        if len(self._pending) >= MAX_PENDING or transport.get_write_buffer_size() > MAX_BUFFER:
+        if len(self._pending) >= MAX_PENDING:
             raise Retry("redis: too many calls without an answer")
+        waiting = self._bytes + transport.get_write_buffer_size()
+        if waiting and waiting + len(packed) > MAX_BUFFER:
+            raise Retry("redis: too much waits to be sent")
         future: asyncio.Future[Any] = loop.create_future()
         self._pending.append((self._clock.monotonic() + self._timeout, future))
         self._out.append(packed)
+        self._bytes += len(packed)
         if not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush)
@@ -72,6 +87,7 @@ class _Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
         self._out.clear()
+        self._bytes = 0
 
     def _check(self) -> None:
         """End the connection if the first call waiting is late: calls are answered in order."""

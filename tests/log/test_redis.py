@@ -193,6 +193,22 @@ async def test_one_slot_for_a_shard(server: Running, made: Callable[..., RedisLo
     assert len(slots) == 1
 
 
+async def test_bytes_to_be_sent_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With too much waiting to be sent, the next call is refused with Retry, and counted (inv 7)."""
+    monkeypatch.setattr(redis_link, "MAX_BUFFER", 2000)
+    network, clock, metrics = MemoryNetwork(), ManualClock(), Metrics()
+    await network.listen(asyncio.Protocol, "silent", 6379)
+    log = RedisLog(Redis(url="redis://silent:6379"), 1, {}, metrics, clock, network=network)
+    calls = [log.sessions(0, ["u" * 1500]) for _ in range(2)]
+    waiting = [asyncio.ensure_future(call) for call in calls]
+    await clock.settle()
+    assert [type(call.exception()) for call in waiting if call.done()] == [Retry]
+    assert metrics.log_call_failed.labels("sessions")._value.get() == 1
+    await clock.advance(3.1)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await log.close()
+
+
 async def test_pending_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With too many calls unanswered on a link, the next is refused with Retry (inv 7)."""
     monkeypatch.setattr(redis_link, "MAX_PENDING", 2)
