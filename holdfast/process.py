@@ -119,6 +119,9 @@ async def _run(
 ) -> int:
     metrics = Metrics()
     metrics.build_info.labels(__version__).set(1)
+    metrics.bus_partitions.set(settings.kafka.partitions)
+    if role == "access":
+        metrics.access_connections_limit.set(settings.access.connections)
     parts = Parts(
         settings=settings,
         clock=SystemClock(),

@@ -25,6 +25,7 @@ class Metric(NamedTuple):
 TABLE: Final = (
     # access
     Metric("access_connections", "gauge", "open connections", ("carrier",)),
+    Metric("access_connections_limit", "gauge", "open connections that this process may have"),
     Metric("access_sessions", "gauge", "sessions: connections whose connect was accepted"),
     Metric("access_subscriptions", "gauge", "subscriptions of local connections"),
     Metric("access_channels", "gauge", "channels with a local subscriber"),
@@ -110,6 +111,7 @@ TABLE: Final = (
         "dispatch_lag", "gauge", "records between the watermark and the end of the partition", ("partition",)
     ),
     # all
+    Metric("bus_partitions", "gauge", "partitions of every topic, by the settings"),
     Metric("bus_produced", "counter", "records made durable", ("topic",)),
     Metric("bus_produce_failed", "counter", "records whose outcome is unknown", ("topic",)),
     Metric("bus_producer_replaced", "counter", "producers replaced after a failure"),

@@ -170,6 +170,7 @@ class DispatchNode:
             await self._parts.clock.sleep(COMMIT_SECONDS)
             offsets = {p.number: p.carried.offset + 1 for p in self._partitions.values() if p.serving}
             if not offsets:
+                lag.clear()
                 continue
             try:
                 await self._feed.commit(offsets)
@@ -177,6 +178,7 @@ class DispatchNode:
             except Retry as error:
                 _log.warning("offsets are not committed: %s", error)
                 continue
+            lag.clear()  # of what others own by now, too
             for number, offset in offsets.items():
                 lag.labels(str(number)).set(max(0, ends[number][1] - max(offset, ends[number][0])))
 
