@@ -29,7 +29,7 @@ _TABLE: Final = (
     Code("too_large", 4101, False, "a frame is larger than limits.frame"),
     Code("connect_first", 4102, False, "the first frame must be a valid connect"),
     Code("unauthorized", 4103, False, "the token is missing, wrong, expired or revoked"),
-    Code("disconnected", 4104, False, "the session was ended through the API"),
+    Code("disconnected", 4104, False, "the session was ended through the API, or by another device"),
     Code("flooding", 4105, False, "this client went on sending far above limits.rate"),
     Code("unknown_frame", None, False, "no frame has this t"),
     Code("forbidden", None, False, "this user may not do this with this channel"),
