@@ -12,7 +12,7 @@ _ADVICE: Final = {
     "too_large": "send smaller frames than limits.frame",
     "connect_first": "the server saw no valid connect in time; check what is between client and server",
     "unauthorized": "get a valid token, or give the client a callable that gets one",
-    "disconnected": "it was ended through the API or by another device; call connect() to come back on purpose",
+    "disconnected": "it was ended through the API or by another device; connect() comes back on purpose",
     "superseded": "another client uses the same `client` id; give each its own, or leave it out",
 }
 
