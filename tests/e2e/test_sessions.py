@@ -34,7 +34,8 @@ async def test_a_drain_loses_nothing(people, cluster, eventually, by):
     crowd = [await people.join(people.name(f"u{number}"), balancer.url) for number in range(10)]
     owner = node_of(people, receiver)
     mine = [client for client in (sender, receiver, *crowd) if node_of(people, client) == owner]
-    told, ended = [], []
+    told: list[object] = []
+    ended: list[object] = []
     for client in mine:
         client.on("drain")(told.append)
         client.on("disconnected")(ended.append)
@@ -113,7 +114,7 @@ async def test_a_node_that_was_only_cut_off(people, cluster, eventually):
     """inv 6: after 8 s of SIGSTOP it closes its clients with "come back" and serves as somebody else."""
     user = people.name("watched")
     client = await people.join(user, 1)
-    ended = []
+    ended: list[object] = []
     client.on("disconnected")(ended.append)
     first = client.session.session
     nodes = (await people.api("GET", "/v1/nodes"))["nodes"]
@@ -151,7 +152,7 @@ async def test_an_outage_of_redis_ends_no_session(people, cluster, eventually):
     """inv 6: Redis away for 8 s: nobody is dead, nothing is closed, presence is as it was."""
     user = people.name("watched")
     clients = [await people.join(user, number) for number in range(2)]
-    ended = []
+    ended: list[object] = []
     for client in clients:
         client.on("disconnected")(ended.append)
     sessions = sorted(client.session.session for client in clients)
