@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from holdfast.policy import Policy
 from holdfast.settings import Settings
 from services.embedded.cluster import ready_settings
 
@@ -11,10 +12,16 @@ if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
 
+BRIEF_KEEPS: Final = 5
+"""Messages that a channel of the kind `brief` keeps."""
+
+DRAIN_RATE: Final = 4
+
+
 def simulated_settings(plan: Plan) -> Settings:
     """Return settings that make time limits short and bounds small, so that runs reach them."""
     return ready_settings(
-        Settings(),
+        Settings(channels={"brief": Policy(keep_count=BRIEF_KEEPS)}),
         secret="a secret of the simulation, of no use anywhere else",
         access={
             "websocket_port": 0,
@@ -23,6 +30,7 @@ def simulated_settings(plan: Plan) -> Settings:
             "handshake": 4.0,
             "buffer": 4096,
             "aside": 8.0,
+            "drain_rate": DRAIN_RATE,
         },
         api={"port": 0, "keys": ("simulated",)},
         kafka={

@@ -94,7 +94,14 @@ class Disturber:
     def _hold(self, fault: Fault, process: Process) -> None:
         loop = self._world.loop
         loop.pause(process)
-        self._last(fault, lambda: loop.resume(process))
+
+        def resume() -> None:
+            loop.resume(process)
+            for person in self._world.people:
+                if person.process is process:
+                    person.held_until = loop.now
+
+        self._last(fault, resume)
 
     def _slow(self, fault: Fault) -> None:
         slow, name = self._world.links.slow, fault.names[0]
@@ -163,18 +170,22 @@ class Disturber:
     def _suffix(self, fault: Fault) -> None:
         redis = self._world.redis
         before = redis.snapshot()
-        self._last(fault, lambda: redis.restore(before))
+        self._last(fault, lambda: self._lose(lambda: redis.restore(before)))
 
     def _suffix_shard(self, fault: Fault) -> None:
         redis = self._world.redis
         shard = int(fault.share * redis.store.partitions)
         before = redis.store.snapshot(shard)
-        self._last(fault, lambda: redis.store.restore(shard, before))
+        self._last(fault, lambda: self._lose(lambda: redis.store.restore(shard, before)))
+
+    def _lose(self, restore: Callable[[], None]) -> None:
+        self._world.losses.append(self._world.loop.now)
+        restore()
 
     def _flush(self, fault: Fault) -> None:
         world = self._world
         world.ledger.may_reset = True
-        world.redis.store.flush()
+        self._lose(world.redis.store.flush)
 
     # Consul and clients
 
@@ -203,7 +214,7 @@ class Disturber:
         person.slow = fault.share
 
         def fast() -> None:
-            person.slow = 0.0
+            person.slow, person.held_until = 0.0, self._world.loop.now
 
         self._last(fault, fast)
 

@@ -6,10 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation.disturb import DEATH_LIMIT
-from tests.simulation.people import GROUP, ROOM
+from tests.simulation.people import GROUP
 
 if TYPE_CHECKING:
-    from tests.simulation.ledger import Memory
     from tests.simulation.world import World
 
 GROUP_CHANNEL: Final = f"group:{GROUP}"
@@ -49,6 +48,9 @@ class Judge:
                 return f"{person.name}: {person.open} sends without an answer"
             if not person.session:
                 return f"{person.name}: not connected"
+        for use in self.world.uses:
+            if why := use.unrest():
+                return why
         return self._behind() or self._presence()
 
     def _behind(self) -> str:
@@ -63,8 +65,9 @@ class Judge:
             if handled != self.world.kafka.broker.partition("inbound", number).end:
                 return f"inbound {number} is handled up to {handled}"
         for person in self.world.people:
-            if ROOM not in person.memory.places:
-                return f"{person.name} is not in the room"
+            for room in self.world.rooms:
+                if room not in person.memory.places:
+                    return f"{person.name} is not in {room}"
             for channel, (_, seq) in person.memory.places.items():
                 if seq != (head := self.head(channel)):
                     return f"{person.name} is at {seq} of {channel}, whose head is {head}"
@@ -85,9 +88,11 @@ class Judge:
                 self.world.ledger.violated(5, f"{person.name} is a member, and not in the group's channel")
         for person, memory, session, head in self.world.joined:
             if person.session == session and person.memory is memory:
-                self._saw_all(memory, head)
+                self.world.ledger.saw_all(memory, GROUP_CHANNEL, head)
+        for use in self.world.uses:
+            await use.judge()
         await asyncio.sleep(DEATH_LIMIT + 1.0)  # who died last is not online any more
-        there = sorted(person.session for person in self.world.people)
+        there = sorted(self.world.sessions())
         found = []
         for user in sorted({person.user for person in self.world.people}):
             answer = await self.world.caller.until_answered("GET", f"/v1/users/{user}/presence", None)
@@ -95,25 +100,17 @@ class Judge:
         if not self.world.ledger.violations and sorted(found) != there:
             self.world.ledger.violated(6, f"online by the API: {sorted(found)}, connected: {there}")
 
-    def _saw_all(self, memory: Memory, head: int) -> None:
-        """Check that a session that was there all the time has all that came after its user's joining."""
-        for (channel, _), names in self.world.ledger.log.items():
-            if channel == GROUP_CHANNEL:
-                for name in names[head:]:
-                    if (channel, name) not in memory.seen:
-                        self.world.ledger.violated(5, f"{memory.name} joined at {head} and never saw {name}")
-
     def _presence(self) -> str:
         """Compare who is online by the store, on nodes that live, with who is connected."""
         held = {
             session.session
             for shard in self.world.redis.store.shards.values()
-            for person in self.world.people
-            for session in shard.nodes.sessions(person.user)
+            for user in sorted({person.user for person in self.world.people})
+            for session in shard.nodes.sessions(user)
             if any(
                 node.role == "access" and node.incarnation == session.node
                 for node in self.world.nodes.values()
             )
         }
-        there = {person.session for person in self.world.people}
+        there = set(self.world.sessions())
         return "" if held == there else f"online by the store: {sorted(held)}, connected: {sorted(there)}"

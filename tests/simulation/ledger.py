@@ -54,7 +54,10 @@ class Memory:
 
 
 class Ledger:
-    """See the module. `may_reset`: Redis lost everything, so that clients may see a `reset` (inv 9)."""
+    """See the module. `may_reset`: Redis lost everything, so that clients may see a `reset` (inv 9).
+
+    `resets_for(program, channel, place)`: one may be told this program, for another reason.
+    """
 
     def __init__(self, now: Callable[[], float], *, keep: bool) -> None:
         self.violations: list[Violation] = []
@@ -66,6 +69,7 @@ class Ledger:
         self.log: dict[tuple[str, str], list[str]] = {}
         self.place: dict[tuple[str, str], Position] = {}
         self.causes: Counter[tuple[str, str]] = Counter()
+        self.resets_for: Callable[[str, str, int], bool] = lambda *_: False
         self._now = now
         self._keep = keep
         self._inbound: set[str] = set()
@@ -212,7 +216,7 @@ class Ledger:
         memory.resets += 1
         self.counts["resets"] += 1
         self.note(f"{memory.name}: reset {channel} from {place} to {(epoch, seq)}: {reason}")
-        if not self.may_reset:
+        if not self.may_reset and not self.resets_for(memory.name, channel, place[1] if place else 0):
             self.violated(4, f"{memory.name} {channel}: reset from {place} to {(epoch, seq)}, {reason}")
         memory.places[channel] = (epoch, seq)
 
@@ -236,6 +240,13 @@ class Ledger:
         memory.seen[channel, name] = (epoch, seq)
 
     # at quiet
+
+    def saw_all(self, memory: Memory, channel: str, head: int) -> None:
+        """Check that a session that was there all the time has all that came after a head."""
+        for (name, _), names in self.log.items():
+            for missed in names[head:] if name == channel else ():
+                if (channel, missed) not in memory.seen:
+                    self.violated(5, f"{memory.name} came at {head} of {channel} and never saw {missed}")
 
     def settle(self) -> None:
         """Check that what was promised has happened, once."""

@@ -203,9 +203,17 @@ class SimLoop(_Base):  # type: ignore[misc]
         # A task has a copy of its maker's context, so what it sets is its own; the process is in it.
         task = Task(next(self._numbers), coro, loop=self, name=name, context=context and context.copy())
         if task.number % 4096 == 0:
-            self._tasks = [one for one in self._tasks if not one.done()]
+            self._look_at_tasks()
         self._tasks.append(task)
         return task
+
+    def _look_at_tasks(self) -> None:
+        """Report tasks that failed and that nobody asked how they ended; forget those that are done."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and task._log_traceback:
+                name = getattr(task.get_coro(), "__qualname__", "")
+                self._on_error({"message": f"the task {name} failed", "exception": task.exception()})
+        self._tasks = [one for one in self._tasks if not one.done()]
 
     def run_until_complete(self, future: Any) -> Any:
         previous = asyncio._get_running_loop()
@@ -271,6 +279,7 @@ class SimLoop(_Base):  # type: ignore[misc]
 
     def close(self) -> None:
         """Forget everything; what is left of tasks runs no more."""
+        self._look_at_tasks()
         self._closed = True
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -29,6 +29,8 @@ BURSTS: Final = ((1, 0.0), (1, 0.0), (4, 0.0), (12, 0.004), (20, 0.1))
 def handlers(world: World) -> App:
     """Return the handlers: one that fans out, one that fails a few times first."""
     app = App()
+    for use in world.uses:
+        use.handle(app)
     failed: Counter[str] = Counter()
 
     @app.on("fan")
@@ -61,6 +63,7 @@ class Person:
         self.client: Client | None = None
         self.slow = 0.0
         self.open = 0
+        self.held_until = 0.0  # it stood still, or took its time
         self._programs = 0
         self._sent = 0
         self._ready = asyncio.Event()
@@ -76,6 +79,10 @@ class Person:
         spawn(self.process, self._program())
         spawn(self.process, self._send())
         spawn(self.process, self._asides())
+
+    def was_held(self, since: float) -> bool:
+        """Tell whether it stood still after this time, or does."""
+        return self.process.paused or self.held_until >= since or bool(self.slow)
 
     # programs
 
@@ -137,8 +144,9 @@ class Person:
         while self.client is client:
             try:
                 await client.connect(timeout=60.0)
-                if ROOM not in memory.places:
-                    await client.subscribe(ROOM)
+                for room in world.rooms:
+                    if room not in memory.places:
+                        await client.subscribe(room)
             except (Retry, Reject) as again:
                 ledger.note(f"{self.name}: {again}")
                 await asyncio.sleep(0.5)

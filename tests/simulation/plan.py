@@ -15,6 +15,10 @@ CLASSES: Final[tuple[str, ...]] = (
 DEFAULT: Final = frozenset(CLASSES)
 
 
+USES: Final[tuple[str, ...]] = ("requests", "doors", "club", "tokens", "tablets", "brief")
+"""What people do beside sending and subscribing, in `tests.simulation.uses` and its neighbours."""
+
+
 class Fault(msgspec.Struct, frozen=True):
     """Something that goes wrong at `at` (s), for `seconds`. `what`: the kind; `names`: of whom."""
 
@@ -43,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
     seconds: float
     latency: float
     faults: tuple[Fault, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def nodes(self) -> list[str]:
         """Return the names of all nodes."""
@@ -67,7 +72,9 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
     )
     faults = [_fault(random, plan) for _ in range(random.choice((0, 1, 2, 4, 6, 8, 12)))]
     kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
-    return msgspec.structs.replace(plan, faults=kept)
+    drawn = Random(f"{seed}/uses")
+    uses = tuple(sorted(drawn.sample(USES, drawn.choice((0, 1, 1, 2, 2, 3)))))
+    return msgspec.structs.replace(plan, faults=kept, uses=uses)
 
 
 def _class(fault: Fault) -> str:

@@ -47,6 +47,8 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield but(faults=faults[len(faults) // 2 :])
     for index in range(len(faults)):
         yield but(faults=faults[:index] + faults[index + 1 :])
+    for name in plan.uses:
+        yield but(uses=tuple(use for use in plan.uses if use != name))
     named = {who for fault in faults for who in fault.names}
     for count in (plan.people // 2, plan.people - 1):
         if count and not any(f"phone-{number}" in named for number in range(count + 1, plan.people + 1)):

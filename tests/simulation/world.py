@@ -13,7 +13,7 @@ from holdfast.parts import Parts
 from services.access.service import build as build_access
 from services.dispatch.service import build as build_dispatch
 from services.logic.service import build as build_logic
-from tests.simulation.configure import simulated_settings
+from tests.simulation.configure import BRIEF_KEEPS, simulated_settings
 from tests.simulation.directory import SimConsul, SimDirectory
 from tests.simulation.disturb import DEATH_LIMIT, STOP_LIMIT, Disturber
 from tests.simulation.judge import Judge
@@ -21,8 +21,11 @@ from tests.simulation.kafka import SimBus, SimKafka
 from tests.simulation.ledger import Ledger, Memory
 from tests.simulation.loop import Process, SimClock, SimLoop
 from tests.simulation.network import HostNetwork, Links, SimNetwork
-from tests.simulation.people import Caller, Person, handlers
+from tests.simulation.people import ROOM, Caller, Person, handlers
 from tests.simulation.redis import SimLog, SimRedis
+from tests.simulation.uses import Doors, Requests, Use
+from tests.simulation.uses_groups import CLUB, Club, Tokens
+from tests.simulation.uses_reading import BRIEF, Brief, Tablets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +33,15 @@ if TYPE_CHECKING:
     from tests.simulation.plan import Plan
 
 RESTART: Final = 0.5
+
+_USES: Final[dict[str, type[Use]]] = {
+    "requests": Requests,
+    "doors": Doors,
+    "club": Club,
+    "tokens": Tokens,
+    "tablets": Tablets,
+    "brief": Brief,
+}
 
 
 class Node:
@@ -72,7 +84,10 @@ class World:
         )
         self.redis.on_applied = self.ledger.applied
         self.members: set[str] = set()
+        self.uses = [_USES[name](self) for name in plan.uses]
+        self.rooms = (ROOM, *(room for use in self.uses for room in use.rooms))
         self.app = handlers(self)
+        self.ledger.resets_for = self._may_reset
         self.nodes = {name: Node(name) for name in plan.nodes()}
         self.net.balancers = {
             "ws.lb": lambda: self._ports("access", "websocket"),
@@ -83,6 +98,7 @@ class World:
         self.memories: list[Memory] = []
         self.graveyard: list[Any] = []
         self.joined: list[tuple[Person, Memory, str, int]] = []
+        self.losses: list[float] = []  # when Redis lost writes
         self.blind = 0.0  # until when an observer of beats may have been kept from seeing them
         self._homes: dict[str, Process] = {}
         self._died: dict[Process, float] = {}
@@ -112,6 +128,8 @@ class World:
         self.caller.start()
         for person in self.people:
             person.start()
+        for use in self.uses:
+            use.start()
         disturber = Disturber(self)
         began = loop.now
         for fault in plan.faults:
@@ -122,6 +140,8 @@ class World:
         self.healing = True
         for person in self.people:
             person.stop()
+        for use in self.uses:
+            use.stop()
         await disturber.heal()
         self.ledger.note("HEALED")
         judge = Judge(self)
@@ -208,6 +228,33 @@ class World:
         process = self.nodes[node].process
         if process is not None:
             self._homes[session] = process
+        for use in self.uses:
+            if isinstance(use, Doors):
+                use.connected(session)
+
+    def sessions(self) -> list[str]:
+        """Return the sessions that are there now, as their clients see it."""
+        return [
+            *(person.session for person in self.people),
+            *(session for use in self.uses for session in use.sessions()),
+        ]
+
+    def home(self, session: str) -> Process:
+        """Return the process that a session lives or lived in."""
+        return self._homes[session]
+
+    def _may_refuse(self, user: str) -> bool:
+        """Tell whether a user may be told that it is no member of the club."""
+        return any(isinstance(use, Club) and use.may_refuse(user) for use in self.uses)
+
+    def _may_reset(self, program: str, channel: str, place: int) -> bool:
+        """Tell whether a program may be told to begin a channel anew, though Redis lost nothing."""
+        if channel == BRIEF:
+            return self.ledger.known_head(channel) > place + BRIEF_KEEPS
+        person = next((one for one in self.people if one.memory.name == program), None)
+        return channel == CLUB and any(
+            isinstance(use, Club) and person is not None and person.user in use.left for use in self.uses
+        )
 
     def online(self, asked: float, sessions: Sequence[str]) -> None:
         """Take the API's answer to who is online, asked at a time: no dead node's sessions (inv 6)."""
@@ -220,9 +267,12 @@ class World:
     def trouble(self, name: str, trouble: Any) -> None:
         """Take an error that a client was told, outside of any answer."""
         self.ledger.note(f"{name}: error {trouble}")
+        person = next(person for person in self.people if person.name == name)
+        if trouble.code == "forbidden" and trouble.channel == CLUB and self._may_refuse(person.user):
+            person.memory.places.pop(CLUB, None)
+            return
         if trouble.code == "connect_first":
             # It stood still while it connected. The code says not to come back: the program begins anew.
-            person = next(person for person in self.people if person.name == name)
             self.loop.spawn(person.process, person.restart(forget=False))
         elif trouble.code not in ("draining", "superseded", "slow", "overloaded", "silent", "fenced"):
             self.ledger.violated(11, f"{name} was told {trouble.code}: {trouble.message}")
