@@ -116,7 +116,7 @@ class Group:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._kafka.down:  # noqa: ASYNC110 - looked at in simulated time
+            while self._kafka.down:
                 await asyncio.sleep(0.2)
             self._generation += 1
             await self._all(list(self._members), self._give_up)
@@ -140,7 +140,7 @@ class Group:
         def waiting() -> bool:
             return any(not task.done() for member, task in tasks.items() if member in self._members)
 
-        while loop.now < until and waiting():  # noqa: ASYNC110 - looked at in simulated time
+        while loop.now < until and waiting():
             await asyncio.sleep(0.02)
         for member, task in tasks.items():
             if not task.done() and member in self._members:
@@ -148,7 +148,7 @@ class Group:
 
     async def _give_up(self, member: Member) -> None:
         await asyncio.sleep(self._kafka.links.delay("kafka", member.process.name))
-        while not self._reaches(member):  # noqa: ASYNC110 - looked at in simulated time
+        while not self._reaches(member):
             await asyncio.sleep(0.2)
         await self._revoke(member)
 

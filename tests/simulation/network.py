@@ -342,7 +342,7 @@ class HostNetwork:
         server = net.servers.get(port)
         name = server.process.name if server is not None else "nobody"
         await asyncio.sleep(2 * links.delay(self._process.name, name))
-        while not links.reachable(self._process.name, name):  # noqa: ASYNC110 - looked at in simulated time
+        while not links.reachable(self._process.name, name):
             await asyncio.sleep(0.25)
         server = net.servers.get(port)
         if server is None:

@@ -186,5 +186,5 @@ class SimProducer:
 
     async def close(self) -> None:
         self._closed = True
-        while self._pending:  # noqa: ASYNC110 - looked at in simulated time
+        while self._pending:
             await asyncio.sleep(0.05)
