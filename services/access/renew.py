@@ -33,8 +33,10 @@ async def renew(node: AccessNode) -> None:
     """Close all clients with "come back", and begin again as somebody else."""
     _log.warning("%s was found dead: closing %d connections", node.incarnation, len(node.drivers))
     node.metrics.access_fenced.inc()
-    while those := node.open_drivers()[:SLICE]:
-        for driver in those:
+    # Who connects from now on is refused until this is over; who has no session yet may stay.
+    there = [driver for driver in node.open_drivers() if driver.session is not None]
+    for start in range(0, len(there), SLICE):
+        for driver in there[start : start + SLICE]:
             driver.machine.signal(Event.ENDED, "fenced", "this node was cut off and is starting over")
         await asyncio.sleep(0)
     node.roster.disown()

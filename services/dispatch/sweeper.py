@@ -109,17 +109,23 @@ class Sweeper:
         await self._producer.produce("state", shard, tombstone.key.encode(), encode(tombstone))
         if await self._log.load(shard, self._owner, [tombstone]):
             self._metrics.dispatch_tombstones.inc()
-            _log.warning("shard %d: %s is dead", shard, incarnation)
 
     async def _sweep(self, shard: int, incarnation: str) -> None:
         done: list[tuple[str, str]] = []
+        count = 0
         while True:
             swept = await self._log.sweep(shard, self._owner, incarnation, done, PAGE)
-            if swept is None or swept.over:
+            if swept is None:
+                return
+            if swept.over:
+                # One that was stopped in order has left nothing.
+                level = logging.WARNING if count else logging.INFO
+                _log.log(level, "shard %d: %s is dead, it left %d sessions", shard, incarnation, count)
                 return
             await self._end(swept.sessions, swept.told)
             done = [(user, info.session) for user, info in swept.sessions]
             self._metrics.dispatch_swept.inc(len(done))
+            count += len(done)
             await self._clock.sleep(PAUSE)
 
     async def _end(self, sessions: Sequence[tuple[str, SessionInfo]], told: int) -> None:
