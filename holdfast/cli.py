@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.errors import Stop
+from holdfast.commands import deadletter
+from holdfast.errors import HoldfastError, Retry, Stop
 from holdfast.wiring import load_services
 
 if TYPE_CHECKING:
@@ -20,15 +21,21 @@ _SERVICES = {
 }
 
 
+EXIT = {Stop: 78, Retry: 75}
+"""Exit statuses, as sysexits.h has them: 78, the settings are wrong; 75, the same may work later; else 1."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exits the process."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except Stop as stop:
-        print(f"holdfast: {stop}", file=sys.stderr)  # noqa: T201
-        sys.exit(78)
+    except HoldfastError as error:
+        print(f"holdfast: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(next((status for kind, status in EXIT.items() if isinstance(error, kind)), 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,12 +51,17 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument("app", nargs="?", help="your handlers, as module:name (default: the demo's)")
     dev.set_defaults(run=_dev)
 
+    config = argparse.ArgumentParser(add_help=False)
+    config.add_argument("--config", metavar="FILE", help="a TOML file with settings (or HOLDFAST_CONFIG)")
     for role, about in _SERVICES.items():
-        service = commands.add_parser(role, help=about, description=f"Run a service: {about}.")
-        service.add_argument(
-            "--config", metavar="FILE", help="a TOML file with settings (or HOLDFAST_CONFIG)"
+        service = commands.add_parser(
+            role, parents=[config], help=about, description=f"Run a service: {about}."
         )
         service.set_defaults(run=_service, role=role)
+
+    operator = argparse.ArgumentParser(add_help=False, parents=[config])
+    operator.add_argument("--json", action="store_true", help="answer in JSON")
+    deadletter.add(commands, operator)
 
     settings = commands.add_parser("settings", help="list every setting with its default")
     settings.set_defaults(run=_settings)

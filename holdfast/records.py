@@ -42,6 +42,8 @@ class Send(_Record, tag="s", frozen=True):
 
     `to_connection` names where replies and refusals go: (incarnation, connection number, the frame's id).
     `granted`: the token's `channels` patterns allow sending to `to`, whatever the policy says.
+    `retry`: the idempotency key of a dead letter that is handled again as a new message ("": it is none);
+    nobody waits for its answers, and `node` is "".
     """
 
     user: str
@@ -58,6 +60,7 @@ class Send(_Record, tag="s", frozen=True):
     connection: int
     frame: int | str
     granted: bool = False
+    retry: str = ""
 
 
 class Request(_Record, tag="r", frozen=True):
@@ -78,7 +81,10 @@ class Request(_Record, tag="r", frozen=True):
 
 
 class SessionEvent(_Record, tag="e", frozen=True):
-    """A session's `connect` or `disconnect`. Its event id is session and kind: emitted twice, it is one."""
+    """A session's `connect` or `disconnect`. Its event id is session and kind: emitted twice, it is one.
+
+    `retry`: this one was a dead letter and is handled again, though it was there before.
+    """
 
     kind: str
     user: str
@@ -88,6 +94,7 @@ class SessionEvent(_Record, tag="e", frozen=True):
     node: str
     ts: int
     reason: str = ""
+    retry: str = ""
 
     @property
     def id(self) -> str:
@@ -179,9 +186,9 @@ Outbound = Message | Reply | Member | UserGroup | Cursor | Revoke
 class StateRecord(_Record, frozen=True):
     """One fact that is not a log, as the compacted state topic keeps it. Newest `version` wins.
 
-    `kind` is `member`, `group` (of a user), `cursor`, `revoke` or `generation`; `field` the user, group,
-    `user NUL device` or "". A `generation` has its id in `epoch`, and a record of the log that it was seen
-    to join: offset (`version`; NEW: none), time (`seq`) and checksum.
+    `kind` is `member`, `group` (of a user), `cursor`, `revoke`, `generation` or `dead`; `field` the user,
+    group, `user NUL device`, incarnation or "". A `generation` has its id in `epoch`, and a record of the log
+    that it was seen to join: offset (`version`; NEW: none), time (`seq`) and checksum.
     """
 
     kind: str

@@ -38,14 +38,22 @@ def content_of(send: Send) -> int:
 
 def passed(send: Send) -> Message:
     """Return a message without a handler as it goes to its channel: the first output to it."""
+    body = message_body(
+        id=f"{send.message}-0", sender=send.user, type=send.type, data=send.data, cause=send.message
+    )
+    return _message(send, send.to, body, 0, content_of(send))
+
+
+def _message(send: Send, channel: str, body: bytes, index: int, content: int) -> Message:
+    """Return the `index`th output of a send to a channel. A dead letter's have keys instead of numbers."""
+    if send.retry:
+        return Message(channel, body, f"{send.retry}#{index}", KEYED)
     return Message(
-        send.to,
-        message_body(
-            id=f"{send.message}-0", sender=send.user, type=send.type, data=send.data, cause=send.message
-        ),
+        channel,
+        body,
         f"{send.user}\0{send.client}",
-        send.n * MAX_OUTPUTS,
-        content_of(send),
+        send.n * MAX_OUTPUTS + index,
+        content,
         (send.node, send.connection, send.frame),
     )
 
@@ -59,20 +67,17 @@ def released(inbound: Inbound, outputs: list[Output]) -> Iterator[Outbound]:
         if output.member:
             yield Member(output.channel, output.member, output.joined, output.id)
             continue
-        yield Message(
-            output.channel,
-            message_body(
-                id=output.id,
-                sender=output.sender,
-                type=output.type,
-                data=output.data,
-                cause=send.message if send else "",
-            ),
-            f"{send.user}\0{send.client}" if send else f"{key}#{output.index}",
-            send.n * MAX_OUTPUTS + output.index if send else KEYED,
-            content,
-            (send.node, send.connection, send.frame) if send else None,
+        body = message_body(
+            id=output.id,
+            sender=output.sender,
+            type=output.type,
+            data=output.data,
+            cause=send.message if send else "",
         )
+        if send:
+            yield _message(send, output.channel, body, output.index, content)
+        else:
+            yield Message(output.channel, body, f"{key}#{output.index}", KEYED)
 
 
 def caused(inbound: Inbound, ctx: Context, result: Any, deadline: int) -> Sequence[Outbound]:
@@ -82,7 +87,7 @@ def caused(inbound: Inbound, ctx: Context, result: Any, deadline: int) -> Sequen
         if result is not None or ctx.answer is None:
             ctx.reply(result)
         outputs.append(reply(inbound, ctx.answer or b"null", inbound.deadline))
-    elif ctx.answer is not None and isinstance(inbound, Send):
+    elif ctx.answer is not None and isinstance(inbound, Send) and inbound.node:
         outputs.append(reply(inbound, ctx.answer, deadline))
     return outputs
 

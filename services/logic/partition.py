@@ -119,7 +119,8 @@ class Partition:
         """
         recent = self.recent
         ended = recent.get(f"{event.session}/disconnect", offset)
-        if recent.setdefault(event.id, offset) < offset or ended < offset:
+        before = recent.setdefault(event.id, offset) < offset and not event.retry
+        if before or (ended < offset and event.kind == "connect"):
             return True
         if len(recent) > RECENT:
             recent.popitem(last=False)

@@ -183,12 +183,18 @@ class Runner:
                 return
         assert not isinstance(what, SessionEvent)
         code = item.verdict or "forbidden"
-        item.outputs = (self._refuse(what, code, REASONS.get(code, code)),)
+        item.outputs = self._refuse(what, code, REASONS.get(code, code))
         self._count(kind, "refused")
 
-    def _refuse(self, what: Send | Request, code: str, message: str) -> asyncio.Future[int]:
-        deadline = self._clock.now_ms() + self._refusal_ms
-        return self._outbox.put(emit.refusal(what, code, message, deadline))
+    def _refuse(self, what: Send | Request, code: str, message: str) -> Sequence[asyncio.Future[int]]:
+        return [self._outbox.put(refusal) for refusal in self._refusal(what, code, message)]
+
+    def _refusal(self, what: Inbound, code: str, message: str) -> Sequence[Outbound]:
+        """Return the error for whoever sent this, if anybody did who can wait for it."""
+        if isinstance(what, SessionEvent) or not what.node:
+            _log.info("%s was refused, and nobody waits for it: %s: %s", emit.cause_of(what), code, message)
+            return ()
+        return (emit.refusal(what, code, message, self._clock.now_ms() + self._refusal_ms),)
 
     # lanes
 
@@ -272,13 +278,7 @@ class Runner:
             result = await limited(self._clock, self._logic.time_limit, item.handlers, ctx, incoming)
             outputs = emit.caused(what, ctx, result, self._clock.now_ms() + self._refusal_ms)
         except Reject as reject:
-            outcome, outputs = "refused", ()
-            if isinstance(what, Send | Request):
-                outputs = (
-                    emit.refusal(what, reject.code, str(reject), self._clock.now_ms() + self._refusal_ms),
-                )
-            else:
-                _log.info("a handler refused %s of session %s: %s", kind, what.session, reject)
+            outcome, outputs = "refused", self._refusal(what, reject.code, str(reject))
         except Drop:
             outcome, outputs = "dropped", ()
         except asyncio.CancelledError as error:
@@ -347,7 +347,7 @@ class Runner:
         else:
             item.outputs = (
                 letter,
-                self._refuse(sender, "failed", "the handler failed; the message is kept"),
+                *self._refuse(sender, "failed", "the handler failed; the message is kept"),
             )
         self._metrics.logic_dead_letters.labels(reason).inc()
 

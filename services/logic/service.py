@@ -46,7 +46,7 @@ class Service:
         self._extra = extra
         self._incarnation = f"{name}-{uuid.uuid4().hex[:12]}"
         self._verifier = Verifier(parts.settings.auth)
-        self._liveness = Liveness(parts.log, parts.clock)
+        self._liveness = Liveness(parts.log, parts.clock, parts.metrics)
         self._worker: Worker | None = None
         self._outbox: Outbox | None = None
         self._api: Api | None = None

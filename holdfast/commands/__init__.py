@@ -1,0 +1,1 @@
+"""What the `holdfast` command does for operators, one file for each."""

@@ -1,0 +1,180 @@
+"""`holdfast deadletter list|show|retry`: what could not be handled, and handling it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from holdfast.commands.show import as_json, say, table, when
+from holdfast.deadletters import DeadLetters, Found, original
+from holdfast.errors import Stop
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from holdfast.bus.port import Bus
+    from holdfast.clock import Clock
+
+DEADLINE = 10.0
+"""Seconds until a write without an answer counts as unknown."""
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the command to the command line."""
+    about = "look at what could not be handled, and handle it again"
+    parser = commands.add_parser(
+        "deadletter",
+        help=about,
+        description=f"Dead letters: {about}. Each is named PARTITION-OFFSET, as `list` shows it. "
+        "It reads Kafka as the settings name it; docs/deadletters.md says more.",
+    )
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    listing = actions.add_parser(
+        "list", parents=[common], help="the newest ones", description="List the newest dead letters."
+    )
+    _choosing(listing)
+    listing.set_defaults(run=_run, work=show_list)
+
+    one = actions.add_parser(
+        "show",
+        parents=[common],
+        help="one with its original",
+        description="Show a dead letter: why it is one, and the original with its content.",
+    )
+    one.add_argument("letter", metavar="LETTER", help="its name, as 3-17")
+    one.set_defaults(run=_run, work=show_one)
+
+    again = actions.add_parser(
+        "retry",
+        parents=[common],
+        help="handle again, as a new message",
+        description="Handle dead letters again, each as a new message under a key of its own: retried twice, "
+        "it is one message. Exits with 1 where one was not retried.",
+    )
+    again.add_argument("letters", metavar="LETTER", nargs="*", help="names, as 3-17")
+    again.add_argument("--all", action="store_true", help="all that `list` shows, oldest first")
+    again.add_argument(
+        "--force", action="store_true", help="those too that were retried before, or may have been"
+    )
+    _choosing(again)
+    again.set_defaults(run=_run, work=retry)
+
+
+def _choosing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit", type=_positive, default=100, metavar="N", help="how many, the newest (100)"
+    )
+    parser.add_argument("--reason", default="", help="only those with this reason, as failed or undecodable")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "number above 0"  # argparse says: invalid number above 0 value
+
+
+def _run(options: argparse.Namespace) -> int:
+    from holdfast.process import run_loop  # noqa: PLC0415 - uvloop and the adapters, only where used
+
+    return run_loop(_on_kafka(options))
+
+
+async def _on_kafka(options: argparse.Namespace) -> int:
+    from holdfast.clock import SystemClock  # noqa: PLC0415
+    from holdfast.observe.metrics import Metrics  # noqa: PLC0415
+    from holdfast.process import make_bus  # noqa: PLC0415
+    from holdfast.settings import load  # noqa: PLC0415
+
+    settings = load(options.config)
+    # Who looks creates nothing: a wrong prefix is to be seen as one.
+    kafka = msgspec.structs.replace(settings.kafka, create_topics=False)
+    bus = make_bus(msgspec.structs.replace(settings, kafka=kafka), Metrics())
+    await bus.start()
+    try:
+        return int(await options.work(bus, SystemClock(), options))
+    finally:
+        await bus.close()
+
+
+async def show_list(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
+    """List the newest letters."""
+    found = await DeadLetters(bus, clock).newest(options.limit, reason=options.reason)
+    letters = [one.letter for one in found]
+    if options.json:
+        say(as_json(letters))
+    elif not letters:
+        say("no dead letters" + (f" with reason {options.reason}" if options.reason else ""))
+    else:
+        head = ("letter", "since", "what", "of", "reason", "state", "detail")
+        say(
+            table(
+                head,
+                [(x.id, when(x.at), x.what, x.key, x.reason, _state(x.state), x.detail) for x in letters],
+            )
+        )
+    return 0
+
+
+async def show_one(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
+    """Show one letter with its original."""
+    found = await DeadLetters(bus, clock).find(options.letter)
+    letter, content = found.letter, original(found)
+    if options.json:
+        raw = found.record.value
+        shown = msgspec.to_builtins(letter)
+        say(as_json(shown | {"original": content} | ({} if content or raw is None else {"raw": raw.hex()})))
+        return 0
+    rows = [
+        ("letter", letter.id),
+        ("since", when(letter.at)),
+        ("reason", letter.reason),
+        ("detail", letter.detail),
+        ("state", _state(letter.state) + (f", {when(letter.retried)}" if letter.retried else "")),
+        ("original", f"{letter.topic} {letter.partition}, offset {letter.offset}, key {letter.key}"),
+    ]
+    say(table(("", ""), rows).lstrip("\n"))
+    if content is not None:
+        say("\n" + as_json(content))
+    elif found.record.value is None:
+        say("\nThe original was too large to be kept.")
+    else:
+        say(f"\nThe original cannot be read; its {len(found.record.value)} bytes begin with:")
+        say(found.record.value[:256].hex(" "))
+    return 0
+
+
+async def retry(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
+    """Handle letters again."""
+    letters = DeadLetters(bus, clock)
+    if bool(options.letters) == options.all:
+        raise Stop("name the letters to retry, or give --all")
+    chosen: Sequence[Found]
+    if options.all:
+        chosen = await letters.newest(options.limit, reason=options.reason)
+        if not options.force:
+            chosen = [one for one in chosen if one.letter.state != "retried"]
+    else:
+        chosen = [await letters.find(name) for name in dict.fromkeys(options.letters)]
+    producer = await bus.producer(deadline=DEADLINE)
+    try:
+        outcome = await letters.retry(chosen, producer, force=options.force)
+    finally:
+        await producer.close()
+    if options.json:
+        say(as_json(outcome))
+    elif not outcome:
+        say("nothing to retry")
+    else:
+        say(table(("letter", "outcome"), list(outcome.items())))
+    return 0 if all(result == "retried" for result in outcome.values()) else 1
+
+
+def _state(state: str) -> str:
+    return "unknown" if state == "begun" else state
