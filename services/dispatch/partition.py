@@ -23,6 +23,7 @@ from .claim import claim
 from .outcome import Interpreter, Taken
 from .rebuild import Rebuild
 from .saver import Saver, Write
+from .tidy import Tidy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,6 +162,14 @@ class Partition:
         self._begin(begun)
         self._links.break_chains(self.number, "tenure")
         queue = self._feed.open(self.number, begun.position, wake=self._event.set, on_lost=self._lost)
+        tidy = Tidy(
+            self._rebuild,
+            self._saver,
+            self._clock,
+            self._random,
+            on_removed=self._metrics.dispatch_state_removed.inc,
+        )
+        tidying = asyncio.get_running_loop().create_task(tidy.run())
         self.serving = True
         self._metrics.dispatch_partitions.inc()
         _log.info(
@@ -178,6 +187,8 @@ class Partition:
             self._replays(NEW)
             self._metrics.dispatch_partitions.dec()
             self._feed.close(self.number)
+            tidying.cancel()
+            await asyncio.gather(tidying, return_exceptions=True)
             await self._saver.close()
 
     def _begin(self, begun: Begun) -> None:

@@ -61,7 +61,7 @@ class Rebuild:
         random: Random,
         pause: Callable[[float], Awaitable[float]],
     ) -> None:
-        self._number = number
+        self.number = number
         self._owner = owner
         self._producer = producer
         self._random = random
@@ -74,11 +74,11 @@ class Rebuild:
         # Two windows more than is kept: a repetition of what came before the replay is taken for new, but it
         # is then older than what any channel keeps, and shown to nobody.
         longest = max(idle_limit(policy.keep_seconds * 1000) for policy in policies)
-        self._reach_ms = longest + 2 * WINDOW_MS
+        self.reach_ms = longest + 2 * WINDOW_MS
 
-    async def span(self) -> tuple[int, int]:
+    async def span(self, topic: Topic = "outbound") -> tuple[int, int]:
         """Return the first offset and the end of the partition's log."""
-        return (await self._done(lambda: self._bus.ends("outbound")))[self._number]
+        return (await self._done(lambda: self._bus.ends(topic)))[self.number]
 
     async def begin(self, state: ShardState) -> Begun:
         """Begin a tenure of a shard whose token was claimed."""
@@ -94,7 +94,7 @@ class Rebuild:
         unjoined = await self._unjoined(watermark, start, end, kept=bool(state.generation))
         if unjoined or not generation:
             at = self._clock.monotonic()
-            now = await self._done(lambda: self._log.state(self._number))
+            now = await self._done(lambda: self._log.state(self.number))
             if now.owner != self._owner:  # to look took long: the generation is somebody else's to choose
                 return Begun(now, NEW, NEW, unjoined, at, fenced=True)
             generation = f"{self._random.getrandbits(48):012x}"
@@ -112,7 +112,7 @@ class Rebuild:
             nonlocal at
             at = self._clock.monotonic()
             return await self._log.begin(
-                self._number, self._owner, generation=generation, until=until, wipe=wipe
+                self.number, self._owner, generation=generation, until=until, wipe=wipe
             )
 
         begun = await self._done(begin)
@@ -136,7 +136,7 @@ class Rebuild:
         key, value = record.key.encode(), encode(record)
 
         async def produce() -> int:
-            return await self._producer.produce("state", self._number, key, value)
+            return await self._producer.produce("state", self.number, key, value)
 
         await self._done(produce)
 
@@ -152,7 +152,7 @@ class Rebuild:
             return f"the watermark is {offset}, the log spans {start} to {end}"
         if offset < start:
             return ""
-        async for records in self._read("outbound", offset, offset + 1):
+        async for records in self.read("outbound", offset, offset + 1):
             for record in records:
                 same = (record.ts, checksum(record.value or b"")) == (watermark.ts, watermark.checksum)
                 if record.offset == offset and same:
@@ -162,17 +162,17 @@ class Rebuild:
 
     async def _reach(self, end: int) -> int:
         """Return the offset that the longest retention of a channel reaches back to."""
-        ts = max(self._clock.now_ms() - self._reach_ms, 0)
-        return min(end, await self._done(lambda: self._bus.offset_at("outbound", self._number, ts)))
+        ts = max(self._clock.now_ms() - self.reach_ms, 0)
+        return min(end, await self._done(lambda: self._bus.offset_at("outbound", self.number, ts)))
 
     async def _load(self) -> StateRecord | None:
         """Give the shard the facts of the state topic; return the generation that it names."""
-        start, end = (await self._done(lambda: self._bus.ends("state")))[self._number]
+        start, end = await self.span("state")
         generation = None
-        async for records in self._read("state", start, end):
+        async for records in self.read("state", start, end):
             facts = []
             for record in records:
-                fact = _fact(record)
+                fact = fact_of(record)
                 if fact is not None and fact.kind == "generation":
                     generation = fact
                 elif fact is not None:
@@ -183,13 +183,13 @@ class Rebuild:
 
     async def _load_some(self, facts: Sequence[StateRecord]) -> None:
         # Where the token is gone, `begin` finds out.
-        await self._done(lambda: self._log.load(self._number, self._owner, facts))
+        await self._done(lambda: self._log.load(self.number, self._owner, facts))
 
-    async def _read(self, topic: Topic, position: int, end: int) -> AsyncIterator[Sequence[Record]]:
+    async def read(self, topic: Topic, position: int, end: int) -> AsyncIterator[Sequence[Record]]:
         """Yield the records of this partition from `position` to before `end`."""
         reader = await self._done(lambda: self._bus.reader(topic))
         try:
-            reader.assign({self._number: position})
+            reader.assign({self.number: position})
             while position < end:
                 try:
                     fetched = await reader.fetch(MAX_BATCH, FETCH_SECONDS)
@@ -197,13 +197,13 @@ class Rebuild:
                     position = max(position, lost.start)
                     if position >= min(end, lost.end):
                         return
-                    reader.seek(self._number, position)
+                    reader.seek(self.number, position)
                     continue
                 except Retry as error:
-                    _log.warning("partition %d: reading %s: %s", self._number, topic, error)
+                    _log.warning("partition %d: reading %s: %s", self.number, topic, error)
                     await self._pause(FETCH_SECONDS)
                     continue
-                records = fetched.get(self._number, ())
+                records = fetched.get(self.number, ())
                 if records:
                     position = records[-1].offset + 1
                     yield records
@@ -213,7 +213,7 @@ class Rebuild:
             try:
                 await reader.close()
             except Retry as error:
-                _log.debug("partition %d: a reader was not closed: %s", self._number, error)
+                _log.debug("partition %d: a reader was not closed: %s", self.number, error)
 
     async def _done(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call again and again until its outcome is known."""
@@ -222,11 +222,12 @@ class Rebuild:
             try:
                 return await call()
             except Retry as error:
-                _log.warning("partition %d: beginning waits: %s", self._number, error)
+                _log.warning("partition %d: beginning waits: %s", self.number, error)
             delay = await self._pause(delay)
 
 
-def _fact(record: Record) -> StateRecord | None:
+def fact_of(record: Record) -> StateRecord | None:
+    """Return what a record of the state topic says; None where it says nothing."""
     if record.value is None:
         return None
     try:

@@ -58,6 +58,7 @@ class Saver:
         self._clock = clock
         self._waiting: deque[tuple[int, Sequence[Write]]] = deque()
         self._size = 0
+        self._touched: set[bytes | None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -70,6 +71,8 @@ class Saver:
         if writes:
             self._waiting.append((offset, writes))
             self._size += len(writes)
+            if self._touched is not None:
+                self._touched.update(write.key for write in writes)
             if self._task is None:
                 self._task = asyncio.get_running_loop().create_task(self._run())
         elif self._task is None:
@@ -78,6 +81,15 @@ class Saver:
             # Nothing of its own to write: it is saved with what came before it.
             last, before = self._waiting[-1]
             self._waiting[-1] = (max(last, offset), before)
+
+    def watch(self) -> set[bytes | None]:
+        """Return the keys of what is not durable yet; those of what is added until `unwatch` join them."""
+        self._touched = {write.key for _, writes in self._waiting for write in writes}
+        return self._touched
+
+    def unwatch(self) -> None:
+        """Note no more keys."""
+        self._touched = None
 
     async def flush(self) -> None:
         """Wait until nothing is on its way."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
 from holdfast import records
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
+from holdfast.policy import Policy
 from holdfast.settings import Dispatch
-from tests.dispatch.world import PARTITIONS, World, channel_of
+from tests.dispatch.world import PARTITIONS, World, channel_of, settled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 ROOM = "room:x"
 SHARD = partition_of(ROOM, PARTITIONS)
@@ -168,3 +173,73 @@ async def test_refused_record_is_found_by_halving(world: World) -> None:
     assert [seq for _, seq in node.messages()] == list(range(1, 40))
     assert [reason for reason, _ in world.dead()] == ["refused"]
     assert world.count("d1", "dead_letters_total", reason="refused") == 1
+
+
+def last(world: World, key: bytes) -> object:
+    """Return the newest value of a key of the state topic."""
+    return [record.value for record in world.written("state") if record.key == key][-1]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make everything that takes days take minutes."""
+    monkeypatch.setattr("services.dispatch.rebuild.Policy", lambda: Policy(keep_seconds=100))
+    monkeypatch.setattr("holdfast.settings.DEFAULT_POLICIES", {"room": Policy(keep_seconds=100)})
+    monkeypatch.setattr("services.dispatch.tidy.FIRST", 100.0)
+    monkeypatch.setattr("services.dispatch.tidy.PERIOD", 100.0)
+    monkeypatch.setattr("services.dispatch.tidy.MARGIN_MS", 10_000)
+
+
+@pytest.mark.usefixtures("short")
+async def test_who_left_long_ago_is_taken_out(world: World) -> None:
+    """inv 7, 9: the state topic does not grow by everybody who ever left; who is a member, stays one."""
+    await world.dispatcher()
+    for user, joined in (("bob", True), ("eve", True), ("bob", False)):
+        world.send(records.Member("group:g", user, joined))
+    await world.clock.advance(1.5)
+    member, group = b"member\0group:g\0bob", b"group\0user:bob\0group:g"
+    for _ in range(10):
+        await world.clock.advance(100)
+    assert last(world, member)
+    assert last(world, group)
+    for _ in range(6):
+        await world.clock.advance(100)
+    assert last(world, member) is None
+    assert last(world, group) is None
+    assert last(world, b"member\0group:g\0eve")
+    assert world.count("d1", "state_removed_total") == 2
+    world.store.flush()
+    await settled(world)
+    assert [m.name for m in await world.log.members(SHARD_G, "group:g")] == ["eve"]
+    assert (await world.view("user:bob", user=True)).groups == ()
+
+
+@pytest.mark.usefixtures("short")
+async def test_who_joins_again_meanwhile_stays(world: World) -> None:
+    """inv 9: a membership that is written while the topic is read is not taken out."""
+    node = await world.dispatcher()
+    world.send(records.Member("group:g", "bob", True))
+    world.send(records.Member("group:g", "bob", False))
+    await world.clock.advance(1.5)
+    rebuild = node._partitions[SHARD_G]._rebuild
+    real = rebuild.read
+    held = asyncio.Event()
+
+    async def read(*args: object) -> AsyncIterator[object]:
+        async for found in real(*args):  # type: ignore[arg-type]
+            yield found
+        await held.wait()
+
+    for seconds in (*[100] * 12, 9):  # old enough for the next look
+        await world.clock.advance(seconds)
+    assert last(world, b"member\0group:g\0bob")
+    rebuild.read = read  # type: ignore[method-assign, assignment]
+    await world.clock.advance(101)
+    world.send(records.Member("group:g", "bob", True))
+    await world.clock.advance(1)
+    held.set()
+    await world.clock.advance(1)
+    assert last(world, b"member\0group:g\0bob")
+    world.store.flush()
+    await settled(world)
+    assert [m.name for m in await world.log.members(SHARD_G, "group:g")] == ["bob"]
