@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 REFUSED_SHARE: Final = 64
 """Connections above the bound that are open at once so that they can be told why."""
 
+TOLD_SECONDS: Final = 1.0
+"""Seconds in which who is refused must say something: what it is told before that may never reach it."""
+
 LONGEST_WAIT: Final = 60.0
 """Seconds after which a crowd is told to come back, at most; above it is spread over their second half."""
 
@@ -37,6 +40,7 @@ class Admission:
         self._node = node
         self._numbers = 0
         self._by_address: dict[str, int] = {}
+        self._refused: dict[Driver, str] = {}
         self._allowance = 0.0  # when the bucket is full again, as in `protocol.connection`
         self._promised = 0.0  # the last place in the queue of those who were turned away
 
@@ -54,24 +58,39 @@ class Admission:
         metrics.access_connections.labels(carrier).inc()
         return True
 
-    def located(self, driver: Driver, address: str) -> bool:
-        """Take a connection's address; False: it was turned away, there are too many."""
-        node = self._node
-        access = node.settings.access
-        if len(node.drivers) > access.connections:
-            driver.turn_away("connections", node.random.uniform(0.5, 1.5) * FULL_WAIT)
-            return False
+    def located(self, driver: Driver, address: str) -> None:
+        """Take a connection's address; one too many is turned away at its first bytes, or now."""
+        why = self._too_many(driver, address)
+        if not why:
+            return
+        if len(self._refused) >= REFUSED_SHARE:
+            self._turn_away(driver, why)
+            return
+        self._refused[driver] = why
+        wheel = self._node.wheel
+        driver.limit = wheel.tick + wheel.ticks(TOLD_SECONDS)
+        wheel.put(driver, driver.limit)
+
+    def _too_many(self, driver: Driver, address: str) -> str:
+        access = self._node.settings.access
+        if len(self._node.drivers) > access.connections:
+            return "connections"
         if access.per_address:
             count = self._by_address.get(address, 0)
             if count >= access.per_address:
-                driver.turn_away("per_address", node.random.uniform(0.5, 1.5) * FULL_WAIT)
-                return False
+                return "per_address"
             self._by_address[address] = count + 1
             driver.address = address
-        return True
+        return ""
+
+    def _turn_away(self, driver: Driver, why: str) -> None:
+        driver.turn_away(why, self._node.random.uniform(0.5, 1.5) * FULL_WAIT)
 
     def first(self, driver: Driver) -> bool:
-        """Take the first bytes of a connection; False: it was turned away, too many come at once."""
+        """Take the first bytes of a connection; False: it was turned away."""
+        if why := self._refused.pop(driver, ""):
+            self._turn_away(driver, why)
+            return False
         node = self._node
         access = node.settings.access
         now = node.clock.monotonic()
@@ -99,6 +118,7 @@ class Admission:
         """Forget a connection whose socket is gone."""
         if self._node.drivers.pop(driver.number, None) is None:
             return
+        self._refused.pop(driver, None)
         self._node.metrics.access_connections.labels(driver.carrier).dec()
         address = driver.address
         if address is not None:

@@ -14,14 +14,15 @@ from msgspec import UNSET
 
 from holdfast.errors import Reject
 from holdfast.protocol.codes import CODES
-from holdfast.protocol.connection import Connection, Event, State
+from holdfast.protocol.connection import Connection, Event
 from holdfast.protocol.frames import Drain, Error
 from holdfast.protocol.proxy import ProxyHeader
 from holdfast.protocol.wire import FrameError
 
-from . import asking, due
+from . import asking, due, slow
 from .admission import name_of_close
 from .formats import FORMATS, TCP_JSON, of_subprotocol
+from .slow import ASIDE, ENDED, FRESH, PAUSED
 from .subscriber import Subscriber
 from .timers import NEVER
 
@@ -37,15 +38,8 @@ if TYPE_CHECKING:
     from .node import AccessNode
     from .sessions import Session
 
-PAUSED: Final = 1
-"""The client does not read: its transport's buffer is above the bound."""
-
-ASIDE: Final = 2
-"""Besides, a message had to be held back for it."""
-
-ENDED: Final = 4
-FRESH: Final = 8
-"""Nothing came from the client yet."""
+SMALL: Final = 512
+"""Bytes that are taken at once, without the care that a flood needs: most reads are one frame."""
 
 PIECE: Final = 4096
 """Bytes given to the codec at once: some hundreds of frames, at most."""
@@ -133,16 +127,26 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def _located(self, address: str) -> None:
         """Take the client's address, and its share of connections."""
-        if self._node.admission.located(self, address) and self._listener.format != NO_FORMAT:
+        self._node.admission.located(self, address)
+        if self._listener.format != NO_FORMAT:
             self.format = self._listener.format
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         self.heard = self._node.wheel.tick
-        self._node.inflow.received(self, data)
+        inflow = self._node.inflow
+        if len(data) > SMALL or inflow.has(self):
+            inflow.received(self, data)
+            return
+        for payload in self._payloads(data):
+            for frame in FORMATS[self.format].frames(payload):
+                if self.blocked & ENDED:
+                    break
+                self._receive(frame)
+        self._over()
 
     def steps(self, data: bytes) -> Iterator[None]:
-        """Take bytes, in steps that are short each: there may be a pause after any of them."""
+        """Take more bytes, in steps that are short each: there may be a pause after any of them."""
         for start in range(0, len(data), PIECE):
             piece = data if len(data) <= PIECE else data[start : start + PIECE]
             for payload in self._payloads(piece):
@@ -151,13 +155,19 @@ class Driver(Subscriber, asyncio.Protocol):
                         break
                     self._receive(frame)
                     yield
-            codec = self.codec
-            if codec is None:
-                return
-            if not isinstance(codec, ProxyHeader) and codec.ended is not None:
-                self._codec_ended(codec.ended)
+            if self._over():
                 return
             yield
+
+    def _over(self) -> bool:
+        """Tell whether nothing more will come, and if so end."""
+        codec = self.codec
+        if codec is None:
+            return True
+        if isinstance(codec, ProxyHeader) or codec.ended is None:
+            return False
+        self._codec_ended(codec.ended)
+        return True
 
     def _payloads(self, data: bytes) -> list[bytes]:
         """Give bytes to the codec; return the messages that they complete."""
@@ -220,8 +230,12 @@ class Driver(Subscriber, asyncio.Protocol):
             self.machine.signal(Event.LOST)
             self._gone(name)
         self.transport.close()
-        # What is left to write may never go out: then the socket is cut off.
-        self._node.wheel.put(self, self._node.wheel.tick + self._node.wheel.ticks(CLOSE_SECONDS))
+        self._cut_later()
+
+    def _cut_later(self) -> None:
+        """Cut the socket off if the client does not end it, or does not take what is left to write."""
+        wheel = self._node.wheel
+        wheel.put(self, wheel.tick + wheel.ticks(CLOSE_SECONDS))
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol: nothing is answered to who has stopped sending."""
@@ -237,36 +251,16 @@ class Driver(Subscriber, asyncio.Protocol):
         self._node.admission.closed(self)
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol: the client does not read, so it is not read from either."""
-        if self.blocked & ENDED:
-            return
-        wheel = self._node.wheel
-        self.blocked |= PAUSED
-        self.limit = wheel.tick + wheel.ticks(self._node.settings.access.aside)
-        wheel.put(self, self.limit)
-        self.transport.pause_reading()
+        """See asyncio.Protocol."""
+        slow.pause(self._node, self)
 
     def resume_writing(self) -> None:
-        """See asyncio.Protocol: the client reads again, and gets what was held back from the log."""
-        if self.blocked & ENDED:
-            return
-        aside = self.blocked & ASIDE
-        self.blocked = 0
-        if self.machine.state >= State.OPEN:
-            self.limit = NEVER
-        self.heard = self._node.wheel.tick
-        self._node.inflow.resume(self)
-        if aside:
-            self._node.metrics.access_aside.dec()
-        for channel in self.channels_list():
-            self._node.delivery.reads_again(channel, self)
+        """See asyncio.Protocol."""
+        slow.resume(self._node, self)
 
     def put_aside(self) -> None:
         """Note that something was held back for this client."""
-        if not self.blocked & ASIDE:
-            self.blocked |= ASIDE
-            self._node.metrics.access_aside.inc()
-            self._node.metrics.access_put_aside.inc()
+        slow.put_aside(self._node, self)
 
     def check(self, tick: int) -> int:
         """See `Timed`."""
@@ -312,7 +306,6 @@ class Driver(Subscriber, asyncio.Protocol):
             self.answer(Error(code, reason, entry.retry, **extra))
         if codec is not None and not isinstance(codec, ProxyHeader):
             self.transport.write(codec.close(close, reason))
-        wheel = self._node.wheel
         self._gone(code)
         if (
             self.format == TCP_JSON
@@ -322,21 +315,19 @@ class Driver(Subscriber, asyncio.Protocol):
             or code == "flooding"
         ):
             self.transport.close()
-        # A client that answers the close ends the socket itself; one that does not is cut off.
-        wheel.put(self, wheel.tick + wheel.ticks(CLOSE_SECONDS))
+        self._cut_later()
 
     def turn_away(self, why: str, seconds: float) -> None:
         """Tell a connection that it was not let in, and when to come back."""
         codec = self.codec
         assert codec is not None
         assert not isinstance(codec, ProxyHeader)
-        node = self._node
-        node.metrics.access_refused.labels(why).inc()
+        self._node.metrics.access_refused.labels(why).inc()
         self.machine.signal(Event.LOST)
         self.transport.write(codec.turn_away("too many connections; come back later", seconds))
         self._gone("overloaded")
         self.transport.close()
-        node.wheel.put(self, node.wheel.tick + node.wheel.ticks(CLOSE_SECONDS))
+        self._cut_later()
 
     def _gone(self, reason: str) -> None:
         """Let go of everything, once; `reason` is told to who handles the session's disconnect."""

@@ -1,6 +1,6 @@
 """What clients send, taken in slices: a read of 256 KiB may hold tens of thousands of frames.
 
-What is small is taken at once. The rest of a read waits, and its connection is not read from until it was
+The rest of a read waits, and its connection is not read from until it was
 taken; after 2 ms of work the loop gets its turn, and then the next connection.
 """
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from .driver import Driver
 
-SMALL: Final = 512
-"""Bytes that are taken at once."""
-
 SLICE_SECONDS: Final = 0.002
 TURN_SECONDS: Final = 0.005
 """Time that larger reads may take in one turn of the loop before those of other connections wait as well."""
@@ -37,16 +34,15 @@ class Inflow:
         self._scheduled = False
         self._turn_end: float | None = None
 
+    def has(self, driver: Driver) -> bool:
+        """Tell whether something of this connection waits."""
+        return bool(self._rest) and driver in self._rest
+
     def received(self, driver: Driver, data: bytes) -> None:
-        """Take what was read of a connection."""
+        """Take a large read of a connection, or one after which something still waits."""
         steps = driver.steps(data)
-        if self._rest and driver in self._rest:  # the transport had it already when it was paused
+        if driver in self._rest:  # the transport had it already when it was paused
             self._rest[driver] = itertools.chain(self._rest[driver], steps)
-        elif len(data) <= SMALL:
-            for _ in steps:
-                if driver.paused:
-                    self._wait(driver, steps)
-                    break
         elif not self._run(driver, steps, self._until()):
             self._wait(driver, steps)
 

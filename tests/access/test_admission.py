@@ -86,6 +86,9 @@ async def test_connections_above_the_bound(tcp: bool) -> None:
         for name in ("a", "b"):
             await world.join(name)
         late = await world.open(tcp=tcp)
+        if tcp:
+            assert not late.lost  # what is said before it has said something may not reach it
+            late.send(t="connect", token=world.token("c"))
         await late.gone()
         if tcp:
             assert (late.frames[0]["code"], late.frames[0]["close"]) == ("overloaded", 4003)
@@ -108,13 +111,24 @@ async def test_far_above_the_bound_they_are_cut(monkeypatch: pytest.MonkeyPatch)
         assert world.value("access_refused", reason="connections") == 1
 
 
+async def test_who_is_refused_and_says_nothing() -> None:
+    """inv 7: it is not waited for longer than a second, nor for more than REFUSED_SHARE of them."""
+    async with World(connections=1) as world:
+        await world.join("a")
+        mute = await world.open(tcp=True)
+        await world.clock.advance(2)
+        await mute.gone()
+        assert world.value("access_refused", reason="timeout") == 1
+        assert world.node.admission._refused == {}
+
+
 async def test_connections_of_one_address() -> None:
     """inv 7: one address has its bound, and is told so; others do not notice."""
     async with World(proxy_protocol=True, per_address=2) as world:
         mine, other = (header((address, 1), ("10.0.0.9", 2)) for address in ("10.0.0.1", "10.0.0.2"))
         for _ in range(2):
             await world.open(tcp=True, prefix=mine)
-        late = await world.open(tcp=True, prefix=mine)
+        late = await world.open(tcp=True, prefix=mine + b"\0")
         await late.gone()
         assert late.frames[0]["code"] == "overloaded"
         assert world.value("access_refused", reason="per_address") == 1

@@ -115,6 +115,7 @@ async def test_connections_are_bounded() -> None:
         await world.join("a")
         await world.join("b")
         late = await world.open(tcp=True)
+        late.send(t="connect", token=world.token("c"))
         await late.until(lambda: late.lost)
         assert world.value("access_refused", reason="connections") == 1
         assert world.value("access_connections", carrier="tcp") == 2
@@ -130,7 +131,7 @@ async def test_proxy_header_and_the_limit_per_address() -> None:
         other = await world.open(tcp=True, prefix=lines[1])
         other.send(t="connect", token=world.token("b"))
         await other.got("connected")
-        same = await world.open(tcp=True, prefix=lines[0])
+        same = await world.open(tcp=True, prefix=lines[0] + b"\0")
         await same.until(lambda: same.lost)
         assert world.value("access_refused", reason="per_address") == 1
         first.transport.close()
