@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
@@ -25,6 +26,9 @@ LONGEST_GAP: Final = 2.0
 MAX_KNOWN: Final = 10_000
 """Most incarnations remembered. Above it the one that has not moved for longest is forgotten and counted;
 asked for again, it counts as alive for `DEAD_AFTER`."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Liveness:
@@ -112,5 +116,8 @@ class Liveness:
 
     async def _run(self) -> None:
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - logged, and looked again: to go blind would be worse
+                _log.exception("looking at the beats failed")
             await self._clock.sleep(INTERVAL)

@@ -15,10 +15,13 @@ class FaultyLog(MemoryLog):
     """A log some of whose shards are away."""
 
     away: frozenset[int] = frozenset()
+    broken = False
 
     async def beats(self, shard: int) -> dict[str, int]:
         if shard in self.away:
             raise Retry("away")
+        if self.broken:
+            raise ValueError("what no adapter should raise")
         return await super().beats(shard)
 
 
@@ -127,6 +130,33 @@ async def test_never_heard_of(log: FaultyLog, clock: ManualClock) -> None:
     assert liveness.alive("ghost")
     await run(log, clock, 2)
     assert not liveness.alive("ghost")
+    await liveness.stop()
+
+
+async def test_a_look_that_fails_is_not_the_last(log: FaultyLog, clock: ManualClock) -> None:
+    """Whatever goes wrong while looking, looking goes on afterwards (inv 6)."""
+    liveness = Liveness(log, clock)
+    await liveness.start()
+    await run(log, clock, 2, "a", "b")
+    log.broken = True
+    await run(log, clock, 3, "a", "b")
+    log.broken = False
+    await run(log, clock, 7, "b")
+    assert (liveness.alive("a"), liveness.alive("b")) == (False, True)
+    await liveness.stop()
+
+
+async def test_the_dead_of_a_shard(log: FaultyLog, clock: ManualClock) -> None:
+    """Those a shard knows that moved nowhere; one that moves in any shard lives (inv 6)."""
+    liveness = Liveness(log, clock)
+    await liveness.start()
+    await log.beat(1, "elsewhere")
+    await run(log, clock, 2, "a", "b")
+    assert liveness.dead(0) == []
+    log.away = frozenset({1})
+    await run(log, clock, 7, "b")
+    assert liveness.dead(0) == ["a"]
+    assert liveness.dead(1) == ["a", "elsewhere"], "as last seen"
     await liveness.stop()
 
 
