@@ -45,7 +45,7 @@ class Connecting:
         assert session is not None
         # The route is asked for before the session: both go into the same batch, in this order.
         channel = node.registry.enter(session.inbox)
-        self._inbox = Join(
+        self._inbox: Join | None = Join(
             driver,
             channel,
             self._inbox_read,
@@ -58,7 +58,10 @@ class Connecting:
         )
 
     def _recorded(self) -> None:
-        self._node.joins.begin(self._inbox)
+        inbox = self._inbox
+        assert inbox is not None
+        self._inbox = None  # it holds this by its call
+        self._node.joins.begin(inbox)
 
     def _inbox_read(self, join: Join, view: View) -> None:
         node, driver = self._node, self.driver

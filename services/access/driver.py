@@ -122,7 +122,8 @@ class Driver(Subscriber, asyncio.Protocol):
         wheel.put(self, self.limit)
         if isinstance(self.codec, ProxyHeader):
             return
-        peer = transport.get_extra_info("peername")
+        # Asking for it makes a Python socket that stays with the transport: where nobody counts, nobody asks.
+        peer = transport.get_extra_info("peername") if node.settings.access.per_address else None
         self._located(peer[0] if peer else "")
 
     def _located(self, address: str) -> None:
@@ -249,6 +250,7 @@ class Driver(Subscriber, asyncio.Protocol):
         self.codec = None
         self._node.inflow.forget(self)
         self._node.admission.closed(self)
+        del self.machine.host  # they would hold each other until a collection of everything there is
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
