@@ -41,5 +41,8 @@ def simulated_settings(plan: Plan) -> Settings:
             "buffer_records": 300,
         },
         redis={"timeout": 1.0},
+        nodelink={"port": 0, "buffer": 16_384},
+        logic={"pending": 40, "batch": 20},
+        dispatch={"pending": 40, "fetch": 20},
         process={"drain_seconds": 4.0},
     )

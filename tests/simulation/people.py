@@ -254,6 +254,7 @@ class Caller:
         self.process = world.loop.process("caller")
         self.network = HostNetwork(world.net, self.process)
         self.open = 0
+        self.given_up: set[str] = set()  # paths of calls that may still be carried out, at any time
 
     def start(self) -> None:
         self.world.loop.spawn(self.process, self._publish())
@@ -323,6 +324,7 @@ class Caller:
                     status, answer = await asyncio.wait_for(self.call(method, path, body), 8.0)
                 except (OSError, TimeoutError):
                     status, answer = 0, None
+                    self.given_up.add(path)
                 if status == 200:
                     return answer
                 if 400 <= status < 500 or status == 500:

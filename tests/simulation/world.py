@@ -26,6 +26,7 @@ from tests.simulation.redis import SimLog, SimRedis
 from tests.simulation.uses import Doors, Requests, Use
 from tests.simulation.uses_groups import CLUB, Club, Tokens
 from tests.simulation.uses_reading import BRIEF, Brief, Tablets
+from tests.simulation.watch import DrainWatch, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,6 +131,7 @@ class World:
             person.start()
         for use in self.uses:
             use.start()
+        self.loop.spawn(self.loop.world, Watch(self).run())
         disturber = Disturber(self)
         began = loop.now
         for fault in plan.faults:
@@ -202,9 +204,11 @@ class World:
         if process is None or process.dead or service is None or not node.serving:
             return
         node.serving = False
+        drain = DrainWatch(self, node)
         task = self.loop.spawn(process, service.stop())
         until = self.loop.now + STOP_LIMIT
         while not task.done() and self.loop.now < until and not process.dead:
+            drain.look()
             await asyncio.sleep(0.05)
         self.ledger.note(f"{node.name}: stopped, {'done' if task.done() else 'too late'}")
         if task.done() and task.exception() is not None:
