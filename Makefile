@@ -18,7 +18,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs wheel lock cluster cluster-stop bench-plane clean
+.PHONY: help run simulate chaos test check static format docs rules wheel lock cluster cluster-stop bench-plane clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -53,6 +53,9 @@ format: $(STAMP) ## write the sources in the one format
 
 docs: $(STAMP) ## write the pages that are generated
 	PYTHONPATH=. $(PY) docs/generate.py
+
+rules: $(STAMP) ## write the alert rules and dashboards that are generated
+	$(PY) -m deploy.prometheus.generate
 
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel

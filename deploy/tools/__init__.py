@@ -1,0 +1,1 @@
+"""What the operators' files are made and checked with."""
