@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from holdfast.errors import Stop
@@ -133,6 +135,52 @@ async def test_events_in_order_when_the_queue_was_away() -> None:
             events = [event[1] for event in world.events() if event[0] == f"u{number}"]
             # A record whose outcome was unknown may be there twice: its id makes it one.
             assert list(dict.fromkeys(events)) == ["connect", "disconnect"]
+
+
+async def test_a_disconnect_does_not_overtake_its_connect() -> None:
+    """While a connect waits to be written again, its session's disconnect waits behind it."""
+    async with World() as world:
+        await world.clock.advance(0.4)  # so that it fails between two of the node's seconds
+        world.broker.away = True
+        bob = await world.join("bob")
+        for _ in range(400):
+            if world.node.produce._again:
+                break
+            await world.clock.advance(0.05)
+        assert list(world.node.produce._again) == [f"{bob.frames[0]['session']}/connect"]
+        world.broker.away = False
+        bob.transport.close()
+        await world.clock.settle()
+        assert world.events() == []
+        await world.clock.advance(2)
+        assert [kind for _, kind, _ in world.events()] == ["connect", "disconnect"]
+
+
+async def test_a_channel_that_outlives_its_incarnation_is_routed_again() -> None:
+    """inv 5: a join that hangs keeps its channel; who joins it under the new incarnation has a route."""
+    async with World() as world:
+        registry = world.node.registry
+        shard = registry.shard_of("room:1")
+        user = next(f"u{n}" for n in range(99) if registry.shard_of(f"user:u{n}") != shard)
+        eve = await world.join("eve")
+        world.log.hold_reads = held = asyncio.Event()
+        eve.send(t="subscribe", id=1, channel="room:1")
+        await eve.until(lambda: (channel := registry.get("room:1")) is not None and channel.routed)
+        await world.clock.settle()
+        world.log.hold_reads = None
+        await bury(world, shard)
+        await world.clock.advance(1.1)
+        await eve.gone()
+        before = registry.get("room:1")
+        assert before is not None
+        ann = await world.open(tcp=True)
+        ann.send(t="connect", token=world.token(user), resume={"room:1": {"epoch": "", "seq": 0}})
+        await world.clock.settle()
+        held.set()
+        await ann.got("connected")
+        assert registry.get("room:1") is before
+        placed = await world.apply("room:1", Op.APPEND, body=b'"id":"1"')
+        assert world.node.incarnation in placed.nodes
 
 
 async def test_told() -> None:
