@@ -15,6 +15,7 @@ from holdfast.log.liveness import Liveness
 from holdfast.membership.port import Node
 
 from .api import Api, create_api
+from .api.protocol import connections
 from .gate import Gate
 from .outbox import Outbox
 from .reading import StoreReader
@@ -70,6 +71,7 @@ class Service:
             metrics=parts.metrics,
             reader=reader,
             producer=await parts.bus.producer(deadline=deadline),
+            bus=parts.bus,
             alive=self._liveness.alive,
             verify=self._verifier.verify,
         )
@@ -133,7 +135,7 @@ class Service:
         assert serve is not None
         port = port + self._number if port else 0
         try:
-            self._server = await self._parts.network.listen(serve, process.host, port)
+            self._server = await self._parts.network.listen(connections(serve), process.host, port)
         except OSError as error:
             raise Stop(f"api.port (HOLDFAST_API_PORT): cannot listen on {port}: {error.strerror}") from error
 

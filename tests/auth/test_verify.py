@@ -219,7 +219,9 @@ def test_issue() -> None:
     claims = Verifier(auth).verify(token, NOW * 1000)
     assert expires == (NOW + 5) * 1000
     assert (claims.sub, claims.device, claims.channels, claims.exp) == ("bob", "web", ("room:*",), NOW + 5)
-    assert claims.jti
+    assert claims.jti == ""
+    token, _ = issue(auth, "bob", NOW * 1000, device="web", jti="one")
+    assert Verifier(auth).verify(token, NOW * 1000).jti == "one"
     assert decode(token, audience="a", issuer="i")["sub"] == "bob"
     with pytest.raises(Reject):
         issue(auth, "", NOW)

@@ -91,6 +91,7 @@ class ApiWorld(World):
             metrics=self.metrics,
             reader=StoreReader(self.log, self.directory, self.alive, self.gate()),
             producer=self.producer,
+            bus=MemoryBus(self.broker),
             alive=self.alive,
             verify=Verifier(self.settings.auth).verify,
         )

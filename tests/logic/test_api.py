@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from holdfast import records
-from holdfast.auth import Verifier
+from holdfast.auth import Verifier, issue
 from holdfast.clock import ManualClock
 from holdfast.errors import Retry
 from holdfast.log.port import Rebuilding
@@ -95,6 +95,25 @@ async def test_access(api):
     await api.call("GET", f"/v1/access?token={token}", key=None)
     for key in (None, "a-key-of-the-api", token[:-2]):
         await api.call("GET", "/v1/access", key=key, status=401)
+
+
+async def test_access_knows_what_is_revoked(api):
+    """A user's tokens up to a time, one token for good; others, and later ones, hold."""
+    one = await api.call("POST", "/v1/tokens", {"user": "ann", "revocable": True})
+    other = (await api.call("POST", "/v1/tokens", {"user": "ann"}))["token"]
+    ben = (await api.call("POST", "/v1/tokens", {"user": "ben"}))["token"]
+    assert Verifier(api.settings.auth).verify(one["token"], api.real.now_ms()).jti == one["jti"]
+    await api.call("POST", "/v1/tokens/revoke", {"jti": one["jti"]})
+    await api.producer.close()
+    problem = await api.call("GET", "/v1/access", key=one["token"], status=401)
+    assert "revoked" in problem["detail"]
+    await api.call("GET", "/v1/access", key=other)
+    await api.call("POST", "/v1/tokens/revoke", {"user": "ann", "before": api.real.now_ms() + 5000})
+    await api.producer.close()
+    await api.call("GET", "/v1/access", key=other, status=401)
+    await api.call("GET", "/v1/access", key=ben)
+    later, _ = issue(api.settings.auth, "ann", api.real.now_ms() + 5000, jti=one["jti"])
+    await api.call("GET", "/v1/access", key=later, status=401)
 
 
 async def test_publish_one(api):
@@ -287,6 +306,27 @@ async def test_a_change_of_membership_outlasts_a_rebuild(api, monkeypatch):
     monkeypatch.setattr(api.api.log, "read", refusing)
     assert await api.call("PUT", "/v1/groups/7/members/ann") == {"members": ["ann"]}
     assert refusals == []
+
+
+async def test_a_leave_waits_for_the_join_before_it(api):
+    """inv 12: who left is not brought back by an earlier join that still travels to the user's list."""
+    import asyncio
+
+    api.producer.applies = False
+    group, inbox = api.api.shard("group:7"), api.api.shard("user:ann")
+    assert group != inbox
+    joining = asyncio.ensure_future(api.call("PUT", "/v1/groups/7/members/ann"))
+    leaving = asyncio.ensure_future(api.call("DELETE", "/v1/groups/7/members/ann"))
+    while len(api.records("outbound")) < 2:
+        await asyncio.sleep(0.01)
+    held = api.broker.partition("outbound", inbox)
+    await api.apply_one(group)
+    assert len(held.records) == 2  # what the group tells the user, of both
+    await asyncio.sleep(0.2)
+    assert not leaving.done()
+    await api.apply_one(inbox)
+    await asyncio.gather(joining, leaving)
+    assert await api.call("GET", "/v1/groups/7/members") == {"members": []}
 
 
 @pytest.mark.parametrize("call", [channels.join, channels.leave])

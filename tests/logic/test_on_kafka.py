@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from holdfast import records
@@ -18,10 +21,12 @@ from holdfast.membership.memory import MemoryDirectory, MemoryRegistry
 from holdfast.network import TcpNetwork
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
-from holdfast.settings import Api, Kafka, Process, Settings
+from holdfast.settings import Api, Kafka, Logic, Process, Settings
 from services.logic.service import Service, build
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deploy.local.servers import Running
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(90)]
@@ -118,3 +123,91 @@ async def test_workers_come_and_go_on_a_real_kafka(kafka_server: Running, unique
     await second.stop()
     await other.close()
     await bus.close()
+
+
+async def test_poison_and_its_letters_on_a_real_kafka(kafka_server: Running, unique_prefix: str) -> None:
+    """inv 11: what is no record is kept and counted, the rest goes on; a letter is handled again once."""
+    kafka = Kafka(
+        servers=kafka_server.address,
+        prefix=unique_prefix,
+        partitions=P,
+        replication=1,
+        buffer_bytes=4_000_000,
+    )
+    settings = Settings(
+        kafka=kafka,
+        process=Process(host="127.0.0.1"),
+        api=Api(port=0),
+        logic=Logic(retries=0, backoff=0.01),
+    )
+    app, works = App(), False
+
+    @app.on("handled")
+    async def handled(ctx: Any, message: Any) -> None:
+        if not works:
+            raise KeyError("broken")
+        ctx.forward()
+
+    one, bus = service(settings, app, MemoryRegistry(), "logic-1")
+    await bus.start()
+    await one.start()
+    producer = await bus.producer(deadline=10)
+    try:
+        partition = partition_of("ann", P)
+        poison = (b"\xc1 no record", b"", None)
+        for value in (*poison, send("ann", 1), send("ann", 2)):
+            await producer.produce("inbound", partition, b"ann", value)
+        (passed,) = await outbound(bus, lambda found: len(found) == 1)
+        assert passed.score == 2 * records.MAX_OUTPUTS
+
+        async def command(*arguments: str) -> tuple[int, Any]:
+            running = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "holdfast.cli", "deadletter", *arguments, "--json",
+                env={
+                    **os.environ,
+                    "HOLDFAST_KAFKA_SERVERS": kafka.servers,
+                    "HOLDFAST_KAFKA_PREFIX": unique_prefix,
+                    "HOLDFAST_KAFKA_PARTITIONS": str(P),
+                    "HOLDFAST_KAFKA_REPLICATION": "1",
+                },
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            told, wrong = await running.communicate()
+            assert told, wrong.decode()
+            return running.returncode or 0, msgspec.json.decode(told)
+
+        status, letters = await command("list")
+        assert status == 0
+        assert [letter["reason"] for letter in letters] == ["undecodable"] * 3 + ["failed"]
+        assert {letter["partition"] for letter in letters} == {partition}
+        counted = one._parts.metrics.registry.get_sample_value
+        assert counted("holdfast_logic_dead_letters_total", {"reason": "undecodable"}) == 3
+        works = True
+        name = letters[-1]["id"]
+        assert await command("retry", name) == (0, {name: "retried"})
+        assert await command("retry", name) == (1, {name: "skipped: it was retried before"})
+        assert await command("retry", "--force", name) == (0, {name: "retried"})
+        messages = await outbound(bus, lambda found: len(found) == 3)
+        assert len({message.source for message in messages[1:]}) == 1
+        assert all(message.score == records.KEYED for message in messages[1:])
+        status, shown = await command("show", name)
+        assert (status, shown["state"], shown["original"]["data"]) == (0, "retried", 1)
+    finally:
+        await producer.close()
+        await one.stop()
+        await bus.close()
+
+
+async def outbound(bus: KafkaBus, enough: Callable[[list[Any]], bool]) -> list[records.Message]:
+    reader = await bus.reader("outbound")
+    reader.assign(dict.fromkeys(range(P), 0))
+    found: list[records.Message] = []
+    deadline = time.monotonic() + 30
+    while not enough(found):
+        assert time.monotonic() < deadline, found
+        for batch in (await reader.fetch(500, 0.2)).values():
+            decoded = (records.decode_outbound(record.value or b"") for record in batch)
+            found += [message for message in decoded if isinstance(message, records.Message)]
+    await reader.close()
+    return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import aiohttp
+import msgspec
 import pytest
 
 from holdfast.app import App
@@ -67,6 +69,33 @@ async def test_a_port_that_is_taken_is_refused_by_name():
         await second.start()
     await second.stop()
     await first.stop()
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        (b"\x16\x03\x01 this is TLS\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/9\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/nodes HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n", 400, "bad_request"),
+        (b"POST /v1/publish HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nLong: " + b"x" * 20_000 + b"\r\n\r\n", 431, "too_large"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "too_large"),
+    ],
+)
+async def test_what_is_no_http_is_a_problem_too(raw, status, code):
+    """inv 11: what the parser refuses is answered in the same form, and the connection ends."""
+    service = build(parts(MemoryRegistry(), on_port()), "logic-1", 0)
+    await service.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.details()["api"])
+    writer.write(raw)
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == str(status).encode()
+    assert b"application/problem+json" in head
+    problem = msgspec.json.decode(body)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["detail"]
+    writer.close()
+    await service.stop()
 
 
 @pytest.fixture

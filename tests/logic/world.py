@@ -270,18 +270,22 @@ class World:
     async def apply(self) -> None:
         """Take outbound into the shards, as dispatch does."""
         for shard in range(PARTITIONS):
-            await self.own(shard)
-            while found := self.broker.partition("outbound", shard).read(self.applied[shard], 50):
-                taken = [taken_in(record) for record in found]
-                last = Watermark(found[-1].offset, found[-1].ts, 0)
-                done = await self.log.apply(
-                    shard, Batch("me", self.marks[shard], last, taken, now_ms=self.clock.now_ms())
-                )
-                assert done.placed, done
-                self.marks[shard], self.applied[shard] = last, last.offset + 1
-                for record, placed in zip(taken, done.placed, strict=True):
-                    if record.op in (Op.JOIN, Op.LEAVE):
-                        self.tell_user(record, placed.version, placed.epoch, placed.seq)
+            await self.apply_one(shard)
+
+    async def apply_one(self, shard: int) -> None:
+        """Take in what one shard's partition holds."""
+        await self.own(shard)
+        while found := self.broker.partition("outbound", shard).read(self.applied[shard], 50):
+            taken = [taken_in(record) for record in found]
+            last = Watermark(found[-1].offset, found[-1].ts, 0)
+            done = await self.log.apply(
+                shard, Batch("me", self.marks[shard], last, taken, last.offset, now_ms=self.clock.now_ms())
+            )
+            assert done.placed, done
+            self.marks[shard], self.applied[shard] = last, last.offset + 1
+            for record, placed in zip(taken, done.placed, strict=True):
+                if record.op in (Op.JOIN, Op.LEAVE):
+                    self.tell_user(record, placed.version, placed.epoch, placed.seq)
 
     async def own(self, shard: int) -> None:
         """Hold a shard's token."""
@@ -326,4 +330,6 @@ def taken_in(record: Record) -> LogRecord:
             epoch=what.epoch,
             seq=what.seq,
         )
+    if isinstance(what, records.Revoke):
+        return LogRecord(at, ts, Op.REVOKE, what.channel, score=what.before)
     return LogRecord(at, ts, Op.PASS, what.channel)

@@ -70,12 +70,14 @@ async def _change(api: Api, call: Call, *, joined: bool) -> Members:
     parse(f"user:{user}")
     version = await api.produce(Member(channel, user, joined))
     deadline = api.clock.monotonic() + PATIENCE
-    delay = _FIRST
+    delay, told = _FIRST, None
     while True:
-        with suppress(
-            Retry
-        ):  # a store that is away or being rebuilt: what is written comes into effect later
-            if await _in_effect(api, channel, user, version, joined=joined):
+        with suppress(Retry):  # a store that is away or being rebuilt: it comes into effect later
+            if joined and await _listed(api, channel, user, version):
+                return await members(api, call)
+            if told is None:
+                told = await _told(api, channel, user, version)
+            if told is not None and await _reached(api, f"user:{user}", told):
                 return await members(api, call)
         if api.clock.monotonic() >= deadline:
             raise Retry("the change is written, but not in effect yet", after=1.0)
@@ -83,15 +85,25 @@ async def _change(api: Api, call: Call, *, joined: bool) -> Members:
         delay = min(delay * 1.5, _LONGEST)
 
 
-async def _in_effect(api: Api, channel: str, user: str, version: int, *, joined: bool) -> bool:
-    """Tell whether group and user's list both have the change, or a later one."""
-    if not joined:
-        watermark, _ = await api.log.changed(api.shard(channel), 2**53, 1)
-        if watermark.offset < version:
-            return False
+async def _listed(api: Api, channel: str, user: str, version: int) -> bool:
+    """Tell whether the user's list has the join, or a later one."""
     inbox = f"user:{user}"
     view = (await api.log.read(api.shard(inbox), [Query(inbox, user=True)]))[0]
-    seen = next((group.version for group in view.groups if group.name == channel), None)
-    if joined:
-        return seen is not None and seen >= version
-    return seen is None or seen > version
+    return any(group.name == channel and group.version >= version for group in view.groups)
+
+
+async def _told(api: Api, channel: str, user: str, version: int) -> int | None:
+    """Return the end of the user's partition once all that the group tells up to `version` is in it.
+
+    What dispatch writes there is durable before `saved` reaches the change that it tells, so an earlier join
+    that still travels is in front of this end: it cannot bring back somebody who left.
+    """
+    if (await api.log.state(api.shard(channel))).saved < version:
+        return None
+    return (await api.bus.ends("outbound"))[api.shard(f"user:{user}")][1]
+
+
+async def _reached(api: Api, channel: str, end: int) -> bool:
+    """Tell whether a channel's shard has taken in its partition up to `end`."""
+    watermark, _ = await api.log.changed(api.shard(channel), 2**53, 1)
+    return watermark.offset >= end - 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from holdfast.auth import Claims
-    from holdfast.bus.port import Producer
+    from holdfast.bus.port import Bus, Producer
     from holdfast.clock import Clock
     from holdfast.log.port import Log
     from holdfast.membership.port import Directory
@@ -37,6 +37,7 @@ class Api:
     metrics: Metrics
     reader: StoreReader
     producer: Producer
+    bus: Bus
     alive: Callable[[str], bool]
     verify: Callable[[str, int], Claims]
 

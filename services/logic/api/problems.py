@@ -33,18 +33,20 @@ TITLES: Final = {
     413: "The call is too large",
     415: "This media type is not understood",
     417: "This expectation cannot be met",
+    431: "The call is too large",
     500: "The server failed",
     501: "This is not configured",
     503: "The outcome is unknown; do the same again",
 }
 
-_CODES: Final = {
+CODES: Final = {
     401: "unauthorized",
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",
     413: "too_large",
+    431: "too_large",
     500: "internal",
     501: "not_configured",
     503: "unavailable",
@@ -93,7 +95,7 @@ def from_error(error: Exception) -> web.Response:
         return problem(501, "not_configured", str(error))
     if isinstance(error, web.HTTPException):
         keep = {name: value for name, value in error.headers.items() if name in ("Allow", "Location")}
-        code = _CODES.get(error.status, "bad_request")
+        code = CODES.get(error.status, "bad_request")
         return problem(error.status, code, _detail(error), headers=keep)
     _log.error("a call of the API failed", exc_info=error)
     return problem(500, "internal", "the server failed; its log says more")

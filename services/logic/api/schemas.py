@@ -32,19 +32,24 @@ class Nothing(msgspec.Struct, frozen=True):
 
 
 class TokenCall(msgspec.Struct, frozen=True):
-    """Whose token. `channels`: patterns of channels allowed beyond the policies; `ttl` in seconds."""
+    """Whose token. `channels`: patterns of channels allowed beyond the policies; `ttl` in seconds.
+
+    `revocable`: give it a `jti`, by which this one token can be revoked; a user's can be in any case.
+    """
 
     user: User
     device: Text | None = None
     channels: Annotated[list[Name], Meta(max_length=100)] | None = None
     ttl: Annotated[float, Meta(gt=0, le=10 * 366 * 86_400)] | None = None
+    revocable: bool = False
 
 
 class TokenAnswer(msgspec.Struct, frozen=True):
-    """The token, and when it expires (Unix ms)."""
+    """The token, when it expires (Unix ms), and its `jti`, if it has one."""
 
     token: str
     expires_at: int
+    jti: str | UnsetType = UNSET
 
 
 class RevokeCall(msgspec.Struct, frozen=True):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from holdfast.auth import issue
 from holdfast.channel import parse
 from holdfast.errors import Reject
+from holdfast.log.port import Query
 from holdfast.records import Revoke
 
 from .schemas import (
@@ -24,6 +29,8 @@ from .schemas import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.log.port import View
+
     from .context import Api, Call
 
 RECONNECT = Reconnect(base=0.5, cap=30.0)
@@ -34,6 +41,7 @@ async def token(api: Api, call: Call) -> TokenAnswer:
     """Issue a token."""
     body = call.body
     parse(f"user:{body.user}")
+    jti = secrets.token_urlsafe(12) if body.revocable else ""
     text, expires = issue(
         api.settings.auth,
         body.user,
@@ -41,13 +49,14 @@ async def token(api: Api, call: Call) -> TokenAnswer:
         device=body.device or "",
         channels=body.channels or (),
         ttl=body.ttl,
+        jti=jti,
     )
-    return TokenAnswer(text, expires)
+    return TokenAnswer(text, expires, jti or UNSET)
 
 
 async def access(api: Api, call: Call) -> AccessAnswer:
     """Tell a client, who shows its token, where to connect."""
-    del call
+    await _check_revoked(api, call)
     weights: dict[tuple[str, str, str], int] = {}
     for node in api.directory.nodes("access"):
         if not node.draining:
@@ -56,6 +65,22 @@ async def access(api: Api, call: Call) -> AccessAnswer:
                 weights[place] = weights.get(place, 0) + node.weight
     endpoints = [Endpoint(protocol, url, w, region) for (protocol, url, region), w in weights.items()]
     return AccessAnswer(endpoints, api.settings.access.heartbeat, RECONNECT)
+
+
+async def _check_revoked(api: Api, call: Call) -> None:
+    """Raise Reject (`unauthorized`) for a revoked token, as an access node would."""
+    claims = call.claims
+    assert claims is not None
+    inbox, token = f"user:{claims.sub}", f"token:{claims.jti}"
+    views: Sequence[Sequence[View]]
+    asked = api.log.read(api.shard(inbox), [Query(inbox, user=True)])
+    if claims.jti:
+        views = await asyncio.gather(asked, api.log.read(api.shard(token), [Query(token, user=True)]))
+    else:
+        views = [await asked]
+    # One token is revoked altogether; a user's tokens up to a time.
+    if claims.iat * 1000 < views[0][0].revoked or (len(views) > 1 and views[1][0].revoked):
+        raise Reject("unauthorized", "the token was revoked")
 
 
 async def revoke(api: Api, call: Call) -> Nothing:
