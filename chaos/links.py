@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
 from chaos.owner import owner
@@ -36,8 +37,9 @@ class Cut(NamedTuple):
 class _End(asyncio.Protocol):
     """One end of a link. What it reads goes to the other end, as fast as that one takes it."""
 
-    def __init__(self, link: _Link | None = None) -> None:
-        self.link = link
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.link: _Link | None = None
         self.transport: asyncio.Transport | None = None
         self.other: _End | None = None
         self.early: list[bytes] = []
@@ -47,7 +49,11 @@ class _End(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=_HIGH)
+        self.transport.set_write_buffer_limits(high=self.room or _HIGH)
+        if self.room:
+            end = transport.get_extra_info("socket")
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, self.room)
 
     def data_received(self, data: bytes) -> None:
         if self.other is not None and self.other.transport is not None:
@@ -125,9 +131,12 @@ class Links:
         """Take the connections to process `name`, which listens on 127.0.0.1:port."""
         await self._listen([(name, port)], port)
 
-    async def balance(self, targets: Sequence[tuple[str, int]]) -> int:
-        """Listen as a balancer: each connection goes to the next target that accepts it. Returns the port."""
-        return await self._listen(targets, 0)
+    async def balance(self, targets: Sequence[tuple[str, int]], *, room: int = 0) -> int:
+        """Listen as a balancer: each connection goes to the next target that accepts it. Returns the port.
+
+        `room`: bytes kept of a connection that is not read; 0: as many as the kernel likes.
+        """
+        return await self._listen(targets, 0, room)
 
     def cut(self, cut: Cut) -> None:
         """Cut links, those that are there and those to come."""
@@ -160,11 +169,11 @@ class Links:
     def _cut_of(self, source: str, target: str) -> Cut | None:
         return next((cut for cut in self.cuts if _concerns(cut, source, target)), None)
 
-    async def _listen(self, targets: Sequence[tuple[str, int]], port: int) -> int:
+    async def _listen(self, targets: Sequence[tuple[str, int]], port: int, room: int = 0) -> int:
         turns = itertools.cycle(range(len(targets)))
 
         def accepted() -> asyncio.Protocol:
-            return _Accepted(self, targets, next(turns))
+            return _Accepted(self, targets, next(turns), room)
 
         server = await asyncio.get_running_loop().create_server(accepted, VIA, port, backlog=1024)
         self._servers.append(server)
@@ -187,7 +196,7 @@ class Links:
             cut = self._cut_of(source, name)
             if near.over or (cut is not None and cut.mode == "reset"):
                 continue
-            far = _End()
+            far = _End(near.room)
             try:
                 await loop.create_connection(lambda end=far: end, "127.0.0.1", port)  # type: ignore[misc]
             except OSError:
@@ -204,8 +213,8 @@ class Links:
 class _Accepted(_End):
     """A near end: where it leads is found out first, and what comes before that waits."""
 
-    def __init__(self, links: Links, targets: Sequence[tuple[str, int]], turn: int) -> None:
-        super().__init__()
+    def __init__(self, links: Links, targets: Sequence[tuple[str, int]], turn: int, room: int) -> None:
+        super().__init__(room)
         self._links, self._targets, self._turn = links, targets, turn
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,9 +13,11 @@ import aiohttp
 from holdfast.auth.issue import issue
 from holdfast.client import Client, Closed, OutcomeUnknown, Position
 from holdfast.errors import Reject, Retry
+from holdfast.network import TcpNetwork
 from holdfast.protocol.codes import CODES
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
     from random import Random
 
@@ -25,6 +28,33 @@ CROWD: Final = "room:crowd"
 OPEN: Final = 64
 """Sends of one person that may be on their way; one that would be the next is not made."""
 BURSTS: Final = (1, 1, 1, 4, 10)
+SLOW: Final = 200
+NARROW: Final = 4096
+"""Bytes that the kernel keeps for who is slow: the server is to feel it."""
+
+
+class NarrowNetwork(TcpNetwork):
+    """Connections that take few bytes before they are read."""
+
+    async def connect(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        host: str,
+        port: int,
+        *,
+        ssl: ssl.SSLContext | None = None,
+    ) -> None:
+        """See `Network`."""
+        loop = asyncio.get_running_loop()
+        end = socket.socket()
+        try:
+            end.setblocking(False)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
+            await loop.sock_connect(end, (host, port))
+            await loop.create_connection(factory, sock=end, ssl=ssl)
+        except BaseException:
+            end.close()
+            raise
 
 
 class World:
@@ -36,6 +66,7 @@ class World:
         ledger: Ledger,
         note: Callable[[str], None],
         urls: Sequence[str],
+        narrow: Sequence[str],
         apis: Sequence[str],
         api_key: str,
         auth: Auth,
@@ -44,6 +75,7 @@ class World:
         self.ledger = ledger
         self.note = note
         self.urls = urls
+        self.narrow = narrow
         self.apis = apis
         self.api_key = api_key
         self.auth = auth
@@ -58,8 +90,8 @@ class World:
 class Person:
     """One user: sends to `targets`, and is handed what comes. `pace`: seconds between bursts, on average.
 
-    `slow`: seconds that it takes over a message. `restless`: seconds after which, on average, it ends its
-    program and starts it again later, with what it remembers.
+    `slow`: seconds for which it stops reading, once in SLOW messages. `restless`: seconds after which, on
+    average, it ends its program and starts it again later, with what it remembers.
     """
 
     def __init__(
@@ -105,7 +137,7 @@ class Person:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.client is not None:
-            await self.client.close()
+            await self._close(self.client)
         await asyncio.gather(*self._sends, return_exceptions=True)
 
     # programs
@@ -122,27 +154,33 @@ class Person:
             if not self.restless:
                 return
             self.ready.clear()
-            await client.close()
+            await self._close(client)
             self.world.note(f"{self.user}: program {self._programs} ended")
             await asyncio.sleep(random.uniform(0.0, 3.0))
+
+    async def _close(self, client: Client) -> None:
+        await client.close()
+        if twice := client._state.duplicates:
+            self.world.ledger.violate("failed", "", f"{self.user} was sent {twice} messages twice")
 
     def _program(self) -> Client:
         world, view, ledger = self.world, self.view, self.world.ledger
         self._programs += 1
         client = Client(
-            world.random.choice(world.urls),
+            world.random.choice(world.narrow if self.slow else world.urls),
             token=lambda: world.token(self.user),
             client=f"{self.user}.{self._programs}",
             resume={channel: Position(epoch, seq) for channel, (epoch, seq) in view.place.items()},
             queue=10 if self.slow else 1000,
             backoff=(0.2, 2.0),
             attempt=5.0,
+            network=NarrowNetwork() if self.slow else None,
         )
         name = f"{self.user}.{self._programs}"
 
         @client.on("message")
         async def message(frame: Any) -> None:
-            if self.slow:
+            if self.slow and world.random.random() < 1 / SLOW:
                 await asyncio.sleep(self.slow)
             ledger.presented(view, frame.channel, frame.epoch, frame.seq, frame.data["k"])
 
@@ -169,6 +207,8 @@ class Person:
         @client.on("disconnected")
         def disconnected(frame: Any) -> None:
             world.note(f"{name}: disconnected, {frame.code} {frame.reason}")
+            if "jumped from" in frame.reason or "without a reset" in frame.reason:
+                ledger.violate("failed", "", f"{name}: {frame.reason}")  # the client's own guard held
 
         @client.on("error")
         def error(trouble: Any) -> None:
@@ -214,14 +254,13 @@ class Person:
         world, ledger = self.world, self.world.ledger
         to = world.random.choice(self.targets)
         kind = world.random.choice(("plain", "plain", "plain", "fan", "slow"))
+        pad = "x" * world.random.choice((0, 200, 4000) if to == CROWD else (0, 200))
         receipt = [f"user:{self.user}"] if kind == "fan" else []
         if to in receipt:
             kind, receipt = "plain", []
         number = ledger.sent(f"{self.user}.{program}", [to, *receipt])
         try:
-            ledger.acked(
-                number, await client.send(to, kind, {"k": number, "pad": "x" * world.random.choice((0, 200))})
-            )
+            ledger.acked(number, await client.send(to, kind, {"k": number, "pad": pad}))
         except (OutcomeUnknown, Closed) as error:
             ledger.unknown(number)
             if client is self.client and not isinstance(error, Closed):

@@ -63,23 +63,27 @@ def delays(ledger: Ledger) -> Iterator[str]:
 
 
 def interruptions(ledger: Ledger, done: Sequence[Done]) -> Iterator[str]:
-    """Yield, for each kind of fault, how long it held up what was sent while it lasted."""
+    """Yield, by kind of fault, the longest delays (s) of what was sent while it lasted, or right after."""
     kinds: dict[str, list[Done]] = {}
     for one in done:
         kinds.setdefault(str(one.fault.kind), []).append(one)
     rows: list[tuple[object, ...]] = [
-        ("fault", "times", "longest held (s)", "longest ack (s)", "longest delivery (s)", "resets")
+        ("fault", "times", "held (s)", "ack, alone", "together", "delivery, alone", "together", "resets")
     ]
     for name, every in sorted(kinds.items()):
-        spans = [(one.begin - 0.5, one.end + AFTER) for one in every]
+        spans = [(one.begin - 0.5, one.end + AFTER, one.fault.alone) for one in every]
+        longest = [
+            [each.longest_sent_within(begin, end) for begin, end, alone in spans if alone == wanted]
+            for each in (ledger.acks, ledger.deliveries)
+            for wanted in (True, False)
+        ]
         rows.append(
             (
                 name,
                 len(every),
                 max(one.end - one.begin for one in every),
-                max(ledger.acks.longest_sent_within(*span) for span in spans),
-                max(ledger.deliveries.longest_sent_within(*span) for span in spans),
-                sum(any(begin <= reset.at <= end for begin, end in spans) for reset in ledger.resets),
+                *(f"{max(of):.1f}" if of else "" for of in longest),
+                sum(any(begin <= reset.at <= end for begin, end, _ in spans) for reset in ledger.resets),
             )
         )
     if len(rows) > 1:

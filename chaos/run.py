@@ -9,20 +9,20 @@ import os
 import time
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chaos import report, schedule
 from chaos.faults import Faults
 from chaos.ledger import Ledger
 from chaos.links import VIA, Links
 from chaos.memory import Memory
-from chaos.people import CROWD, Caller, Person, World
+from chaos.people import CROWD, NARROW, Caller, Person, World
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import Unavailable
 from holdfast.settings import Auth
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
 QUIET: Final = 60.0
@@ -62,9 +62,10 @@ class Run:
         self.begin = time.monotonic()
         self.ledger = Ledger(self.now)
         self.memory = Memory()
-        settings = {
+        settings: dict[str, Any] = {
             f"{kind}.{key}": value for kind, policy in _CHANNELS.items() for key, value in policy.items()
         }
+        settings |= {"access.buffer": 16_384, "access.catch_up": 100_000}
         self.cluster = LocalCluster(
             folder / "cluster", brokers=options.brokers, via=VIA, app="chaos.handlers:app", settings=settings
         )
@@ -112,6 +113,8 @@ class Run:
                 await caller.end()
             self.memory.look(self._sizes())
         self.ledger.settle()
+        for where, line in troubles(self.cluster.dir, self.cluster.nodes):
+            self.ledger.violate("failed", "", f"{where} logged {line}")
         self._write(say)
         return not self.ledger.violations
 
@@ -148,10 +151,12 @@ class Run:
 
         websocket = await self.links.balance(ports("ACCESS_WEBSOCKET_PORT"))
         tcp = await self.links.balance(ports("ACCESS_TCP_PORT"))
+        narrow = await self.links.balance(ports("ACCESS_WEBSOCKET_PORT"), room=NARROW)
         return World(
             ledger=self.ledger,
             note=self.note,
             urls=[f"ws://{VIA}:{websocket}/ws"] * 3 + [f"tcp://{VIA}:{tcp}"],
+            narrow=[f"ws://{VIA}:{narrow}/ws"],
             apis=[f"http://{VIA}:{port}" for _, port in ports("API_PORT")],
             api_key=self.cluster.api_key,
             auth=Auth(secrets=(self.cluster.secret,)),
@@ -177,7 +182,7 @@ class Run:
             people.append(Person(world, f"crowd-{number}", targets, rooms=[CROWD], pace=1.0))
         for number in range(max(int(10 * load), 1)):
             groups["g0"].append(f"slow-{number}")
-            people.append(Person(world, f"slow-{number}", [], rooms=[CROWD], slow=0.1))
+            people.append(Person(world, f"slow-{number}", [], rooms=[CROWD], slow=6.0))
         for number in range(max(int(10 * load), 1)):
             groups["g0"].append(f"restless-{number}")
             targets = [CROWD, "group:g0", f"user:restless-{number}"]
@@ -247,3 +252,12 @@ class Run:
         (self.folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         self._notes.close()
         say("\n".join(["", *lines]))
+
+
+def troubles(folder: Path, nodes: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield, by node, what services have logged as an error, or printed instead of logging it."""
+    for node in nodes:
+        with (folder / f"{node}.log").open(encoding="utf-8", errors="replace") as log:
+            for line in log:
+                if not line.startswith("{") or '"level":"error"' in line:
+                    yield node, line.strip()[:2000]

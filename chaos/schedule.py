@@ -36,6 +36,7 @@ class Fault(NamedTuple):
     to: str
     hold: float
     mode: str = ""
+    alone: bool = False
 
     def __str__(self) -> str:
         link = f" to {self.to} ({self.mode})" if self.to else ""
@@ -91,7 +92,7 @@ def make(seed: int, seconds: float, names: dict[str, Sequence[str]], only: str =
     at = 0.0
     if seconds >= 2 * alone:
         for kind in kinds:
-            fault = _draw(random, kind, at, names)
+            fault = _draw(random, kind, at, names)._replace(alone=True)
             faults.append(fault)
             at += fault.hold + SETTLE
     deck = random.sample(kinds, len(kinds))
