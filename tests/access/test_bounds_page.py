@@ -43,7 +43,7 @@ def test_its_tests_exist() -> None:
     """A test is a file, and a test in it; one without a file is of the file before it."""
     for row in ROWS:
         source = ""
-        for path, name in re.findall(r"`(?:([a-z_/]+\.py)(?:::)?)?(test_\w+)?`", row[4]):
+        for path, name in re.findall(r"`(?:([a-z0-9_/]+\.py)(?:::)?)?(test_\w+)?`", row[4]):
             if path:
                 source = (ROOT / "tests" / path).read_text(encoding="utf-8")
             assert not name or f"def {name}(" in source, (row[0], name)
