@@ -59,7 +59,11 @@ async def opened(people):
 
     async def opening(user: str = "") -> Raw:
         url = people.nodes("access")[0]["websocket"]
-        raw = Raw(await websockets.connect(url, subprotocols=["holdfast.v1.json"], max_size=None))
+        raw = Raw(
+            await websockets.connect(
+                url, subprotocols=[websockets.Subprotocol("holdfast.v1.json")], max_size=None
+            )
+        )
         opened.append(raw)
         if user:
             await raw.say({"t": "connect", "token": await people.token(user)})
@@ -87,7 +91,7 @@ async def test_a_wrong_token(people, opened, claims):
     token = {
         "expired": jwt.encode(good | {"exp": 1_000_000_000}, secret),
         "other key": jwt.encode(good, "another secret, long enough for the algorithm"),
-        "no key": jwt.encode(good, None, algorithm="none"),
+        "no key": jwt.encode(good, "", algorithm="none"),
         "no user": jwt.encode({"exp": good["exp"]}, secret),
         "no token at all": "x",
     }[claims]
