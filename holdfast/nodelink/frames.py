@@ -26,12 +26,21 @@ class _Frame(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Hello(_Frame, tag="h", frozen=True):
-    """The first frame of a link. `incarnation` is who the dispatcher believes to be talking to."""
+    """The first frame of a link. `incarnation` is who the dispatcher believes to be talking to.
+
+    "" where it does not know (static membership): the node answers with a Welcome.
+    """
 
     version: int
     dispatcher: str
     incarnation: str
     secret: str = ""
+
+
+class Welcome(_Frame, tag="w", frozen=True):
+    """Who the node is: the one frame that ever goes back, to a dispatcher that could not name it."""
+
+    incarnation: str
 
 
 class MessageItem(_Frame, tag="m", frozen=True):
@@ -78,9 +87,10 @@ Frame = Hello | Push
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode: Final = msgspec.msgpack.Decoder(Frame).decode
+decode_welcome: Final = msgspec.msgpack.Decoder(Welcome).decode
 
 
-def framed(frame: Frame) -> bytes:
+def framed(frame: Frame | Welcome) -> bytes:
     """Return a frame with its length before it."""
     payload = encode(frame)
     return len(payload).to_bytes(HEADER, "big") + payload

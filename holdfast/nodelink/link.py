@@ -10,8 +10,20 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from holdfast.clock import within
-from holdfast.nodelink.frames import BREAK, MAX_FRAME, VERSION, Hello, Item, Push, framed
+from holdfast.nodelink.frames import (
+    BREAK,
+    HEADER,
+    MAX_FRAME,
+    VERSION,
+    Hello,
+    Item,
+    Push,
+    decode_welcome,
+    framed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +35,9 @@ if TYPE_CHECKING:
     from holdfast.observe.metrics import Metrics
 
 CONNECT_SECONDS: Final = 3.0
+MAX_WELCOME: Final = 4096
+"""Bytes of what a node may say of itself."""
+
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 2.0
 """Below the 3 s after which a node that hears nobody asks the shards itself."""
@@ -49,7 +64,7 @@ class _Wire(asyncio.Protocol):
         self._link._connected(self)
 
     def data_received(self, data: bytes) -> None:
-        del data  # A node has nothing to say here.
+        self._link._heard(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -62,7 +77,8 @@ class Link:
     """A link to one incarnation of an access node, connected again with jitter whenever it ends.
 
     `buffer` is the bound in bytes of what may wait for the node. `on_connected` is called at each new
-    connection, when all chains are broken already.
+    connection, when all chains are broken already. `incarnation` is whom it is to: where the directory does
+    not know (static membership), the node has said so by then.
     """
 
     def __init__(
@@ -79,6 +95,7 @@ class Link:
         on_connected: Callable[[Link], None] | None = None,
     ) -> None:
         self.node = node
+        self.incarnation = node.incarnation
         self._network = network
         self._clock = clock
         self._hello = framed(Hello(VERSION, dispatcher, node.incarnation, secret))
@@ -88,6 +105,7 @@ class Link:
         self._on_connected = on_connected
         self._wire: _Wire | None = None
         self._chains: dict[int, int] = {}
+        self._said = b""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -144,6 +162,27 @@ class Link:
     def _connected(self, wire: _Wire) -> None:
         assert wire.transport is not None
         wire.transport.write(self._hello)
+        self._said = b""
+        if self.node.incarnation:
+            self._ready(wire)
+
+    def _heard(self, wire: _Wire, data: bytes) -> None:
+        """Take the node's Welcome; there is nothing else that it has to say."""
+        if self.node.incarnation or self._wire is wire or wire.transport is None:
+            return
+        said = self._said = self._said + data
+        end = HEADER + int.from_bytes(said[:HEADER], "big")
+        if len(said) < min(end, MAX_WELCOME):
+            return
+        try:
+            self.incarnation = decode_welcome(said[HEADER:end]).incarnation
+        except msgspec.DecodeError as error:
+            _log.warning("not a node: %s", error, extra={"access_node": self.node.name})
+            wire.transport.abort()
+            return
+        self._ready(wire)
+
+    def _ready(self, wire: _Wire) -> None:
         self._chains.clear()
         self._wire = wire
         self._metrics.dispatch_links.inc()

@@ -1,6 +1,7 @@
 """The access side of nodelink: listens for dispatchers, checks who they are, and hands over their pushes.
 
-One direction only: nothing is ever written to a link, so a dispatcher can be no slower for a node that hangs.
+One direction only: nothing is written to a link (but who this is, where the dispatcher did not know), so a
+dispatcher can be no slower for a node that hangs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from holdfast.clock import SystemClock
-from holdfast.nodelink.frames import HEADER, MAX_FRAME, VERSION, Hello, Push, decode
+from holdfast.nodelink.frames import HEADER, MAX_FRAME, VERSION, Hello, Push, Welcome, decode, framed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +143,8 @@ class IncomingLink(asyncio.Protocol):
             self._refuse(reason)
             return False
         self.dispatcher = frame.dispatcher
+        if not frame.incarnation and self._transport is not None:
+            self._transport.write(framed(Welcome(self._server._incarnation)))
         if self._timer is not None:
             self._timer.cancel()
         return True
@@ -220,7 +223,7 @@ class LinkServer:
         # Compared always, an empty setting included, so that the answer's time tells nothing.
         if not hmac.compare_digest(hello.secret.encode(), self._secret) and self._secret:
             return "secret"
-        if hello.incarnation != self._incarnation:
+        if hello.incarnation not in ("", self._incarnation):
             return "incarnation"
         return "" if hello.dispatcher else "bad_frame"
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Links:
     """One link for each incarnation of an access node that the directory knows.
 
+    A static directory knows names and addresses only: there the link learns whose it is (`_linked`).
+
     `positions` yields (partition, generation, offset) of what this process serves: a node that has just been
     linked is told at once, finds every chain broken, and looks for what it missed meanwhile.
     """
@@ -33,17 +35,20 @@ class Links:
         self._random = random
         self._positions = positions
         self._links: dict[str, Link] = {}
+        self._linked: dict[str, Link] = {}  # by incarnation, those that were connected
 
     def __len__(self) -> int:
         return sum(1 for link in self._links.values() if link.connected)
 
     def follow(self) -> None:
         """Open and close links as the directory says."""
-        nodes = {node.incarnation: node for node in self._parts.directory.nodes("access") if node.address}
+        known = self._parts.directory.nodes("access")
+        nodes = {node.incarnation or f"{node.name}?": node for node in known if node.address}
         for incarnation, link in tuple(self._links.items()):
             node = nodes.get(incarnation)
             if node is None or node.address != link.node.address:
                 del self._links[incarnation]
+                self._forget(link)
                 link.close()
         for incarnation, node in nodes.items():
             if incarnation not in self._links:
@@ -63,7 +68,7 @@ class Links:
 
     def push(self, partition: int, generation: str, upto: int, by_node: dict[str, list[Item]]) -> None:
         """Push each node's items. Nodes without a link are skipped: they will find a break."""
-        links = self._links
+        links = self._linked
         for incarnation, items in by_node.items():
             link = links.get(incarnation)
             if link is not None:
@@ -85,7 +90,14 @@ class Links:
         for link in self._links.values():
             link.close()
         self._links.clear()
+        self._linked.clear()
+
+    def _forget(self, link: Link) -> None:
+        for incarnation in [name for name, known in self._linked.items() if known is link]:
+            del self._linked[incarnation]
 
     def _greet(self, link: Link) -> None:
+        self._forget(link)
+        self._linked[link.incarnation] = link
         for partition, generation, upto in self._positions():
             link.push(partition, generation, upto, [])

@@ -7,6 +7,7 @@ import msgspec
 from holdfast import records
 from holdfast.channel import partition_of
 from holdfast.log.port import MAX_BATCH
+from holdfast.membership.port import Node
 from holdfast.nodelink.frames import BREAK, MessageItem
 from tests.dispatch.world import PARTITIONS, World, channel_of
 
@@ -202,3 +203,15 @@ async def test_log_with_a_past_is_not_shown_as_new(world: World) -> None:
     world.message(channel, "new")
     await world.clock.advance(0.1)
     assert node.messages() == [(channel, 6)]
+
+
+async def test_a_static_directory(world: World) -> None:
+    """inv 6: nodes of whom only name and address are listed get what their incarnation's routes say."""
+    await world.dispatcher()
+    node = await world.access("a", "room:x")
+    world.registry.remove(node.incarnation)
+    world.registry.put(Node("a", "", "access", f"m:{node.server.port}"))
+    await world.clock.advance(1)
+    world.message("room:x", "one")
+    await world.clock.advance(0.2)
+    assert node.messages() == [("room:x", 1)]

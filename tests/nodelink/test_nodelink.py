@@ -271,7 +271,7 @@ class Sink(asyncio.Transport):
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - the condition lies in another loop turn's sockets
+    while not holds():
         await asyncio.sleep(0.01)
 
 
@@ -294,3 +294,55 @@ async def test_over_tcp() -> None:
         await until(lambda: bool(side.lost))
     assert [push.follows for push in side.pushes] == [BREAK, *range(99)]
     side.server.close()
+
+
+async def test_a_node_that_nobody_could_name() -> None:
+    """inv 6: with static membership the link learns at each connection whose it is, before it pushes."""
+    clock, network = ManualClock(), MemoryNetwork()
+    side = Side(network, clock)
+    await side.server.start()
+    connected: list[str] = []
+    link = link_to(
+        side, network, clock, incarnation="", on_connected=lambda link: connected.append(link.incarnation)
+    )
+    assert not link.push(0, "g", 5, [])
+    link.start()
+    await clock.settle()
+    assert connected == ["a-1"]
+    assert link.push(0, "g", 5, [])
+    await clock.settle()
+    side.server.renew("a-2")
+    await clock.advance(1)
+    assert connected == ["a-1", "a-2"]
+    assert link.push(0, "g", 6, [])
+    await clock.settle()
+    assert [push.follows for push in side.pushes] == [BREAK, BREAK]
+    link.close()
+    await clock.settle()
+
+
+@pytest.mark.parametrize("said", [b"\0\0\0\2\x90\x90", b"\xff\xff\xff\xff" + b"x" * 5000])
+async def test_what_is_no_node(said: bytes) -> None:
+    """inv 7, 11: an answer that is none, or too long a one, ends the connection."""
+    clock, network = ManualClock(), MemoryNetwork()
+
+    class Other(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            for place in range(0, len(said), 1000):
+                transport.write(said[place : place + 1000])  # type: ignore[attr-defined]
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.append(True)
+
+    lost: list[bool] = []
+    server = await network.listen(Other, "127.0.0.1", 7000)
+    node = Node("a", "", "access", f"127.0.0.1:{server.port}")
+    link = Link(
+        network, clock, node, dispatcher="d", secret="", buffer=1, metrics=Metrics(), random=Random(1)
+    )
+    link.start()
+    await clock.advance(0.01)
+    assert lost
+    assert not link.connected
+    link.close()
+    await clock.settle()

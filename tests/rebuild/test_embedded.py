@@ -220,6 +220,33 @@ async def test_a_node_that_was_forgotten_compares_heads() -> None:
         assert [message.data for message in bob.inbox] == [1]
 
 
+async def test_routes_and_sessions_are_back_within_two_seconds() -> None:
+    """inv 6, 9: after a flush each node's next beats find that it is forgotten, and write all of it again."""
+    async with Cluster(access=2, partitions=PARTITIONS) as cluster:
+        users = [f"u{number}" for number in range(12)]
+        for number, user in enumerate(users):
+            peer = await cluster.connect(user, node=number % 2)
+            await peer.subscribe(ROOM)
+        await cluster.advance(1)
+        log, store = cluster.embedded.parts().log, cluster.embedded.store
+
+        async def found() -> tuple[set[tuple[str, str]], set[str]]:
+            homes = [(f"user:{user}", partition_of(f"user:{user}", PARTITIONS)) for user in users]
+            routes = {(name, node) for name, home in homes for node in store.shards[home].nodes.route(name)}
+            routes |= {(ROOM, node) for node in store.shards[SHARD].nodes.route(ROOM)}
+            sessions = set()
+            for name, home in homes:
+                (one,) = await log.sessions(home, [name.partition(":")[2]])
+                sessions |= {info.session for info in one}
+            return routes, sessions
+
+        before = await found()
+        assert (len(before[0]), len(before[1])) == (14, 12)
+        flush(cluster)
+        await cluster.advance(2)
+        assert await found() == before
+
+
 async def test_state_survives_a_flush() -> None:
     """inv 9: a member stays one, one who left stays out, and a join comes before what was sent after it."""
     async with Cluster(partitions=PARTITIONS) as cluster:
