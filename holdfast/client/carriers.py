@@ -37,6 +37,11 @@ class WebSocketCarrier:
         """See `Carrier`."""
         return None if self._codec.ended is None else (self._codec.ended.code, self._codec.ended.reason)
 
+    @property
+    def after(self) -> float:
+        """See `Carrier`."""
+        return self._codec.retry_after
+
     def start(self) -> bytes:
         """See `Carrier`."""
         address = self._address
@@ -74,6 +79,8 @@ class WebSocketCarrier:
 
 class TcpCarrier:
     """A 4-byte big-endian length, then one JSON frame."""
+
+    after: Final = 0.0
 
     def __init__(self) -> None:
         self._codec = LengthClient(max_message=MAX_MESSAGE)

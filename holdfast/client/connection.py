@@ -38,7 +38,14 @@ def parse_url(url: str) -> Address:
 
 
 class Carrier(Protocol):
-    """Bytes to frames and back. `ended`: (close code or HTTP status, reason) once nothing more will come."""
+    """Bytes to frames and back. `ended`: (close code or HTTP status, reason) once nothing more will come.
+
+    `after`: seconds to wait that came with a refusal over HTTP, else 0.
+    """
+
+    @property
+    def after(self) -> float:
+        """See above."""
 
     @property
     def open(self) -> bool:
@@ -66,11 +73,15 @@ class Carrier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Why a connection is over. `code` 0: none was given. `again` None: the code decides."""
+    """Why a connection is over. `code` 0: none was given. `again` None: the code decides.
+
+    `after` are the seconds to wait, where the server said so.
+    """
 
     code: int
     reason: str
     again: bool | None = None
+    after: float = 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -130,7 +141,8 @@ class Connection(asyncio.Protocol):
             return self.said
         if 0 < code < 1000:
             # Refused over HTTP: a balancer without a server behind it says 5xx, and 408 and 429 pass too.
-            return End(0, f"HTTP {code}: {reason}", again=code >= 500 or code in (408, 429))
+            again = code >= 500 or code in (408, 429)
+            return End(0, f"HTTP {code}: {reason}", again, self._carrier.after)
         return End(code, reason or "the connection was lost")
 
     def _finish(self, end: End) -> None:

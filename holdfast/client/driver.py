@@ -223,7 +223,7 @@ class Driver:
                     self._renew(event.reason)
                 case Ending():
                     if self._connection is not None:
-                        self._connection.said = End(event.close, event.reason)
+                        self._connection.said = End(event.close, event.reason, after=event.after)
 
     @staticmethod
     def _resolve(waiter: asyncio.Future[Any] | None, result: Any) -> None:

@@ -71,10 +71,12 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The server said in a frame that it closes, and with which code (carriers without close codes)."""
+    """The server said in a frame that it closes, with which code (carriers without close codes), and for how
+    many seconds to stay away (0: as the client sees fit)."""  # noqa: D209, D205
 
     close: int
     reason: str
+    after: float = 0.0
 
 
 Event = (

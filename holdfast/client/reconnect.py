@@ -19,6 +19,9 @@ STABLE: Final = 5.0
 OVERLAP: Final = 120.0
 """Seconds for which an older connection of ours may still be at work on the server, and supersede us."""
 
+LONGEST: Final = 120.0
+"""Seconds for which a server may tell a client to stay away, at most."""
+
 _NAMES: Final = {code.close: code.name for code in CODES.values() if code.close is not None}
 _SUPERSEDED: Final = 4005
 _UNAUTHORIZED: Final = 4103
@@ -50,6 +53,9 @@ class Reconnect:
             self.attempt = 0
         ceiling = min(self.cap, self.base * 2.0 ** min(self.attempt, 30))
         self.attempt += 1
+        if end.after:
+            # The server gives each of a crowd its own moment: that is better than any guess.
+            return min(end.after, LONGEST) * self.random.uniform(1.0, 1.1)
         return self.random.uniform(0.0, ceiling)
 
     def _stopped(self, end: End, now: float, lived: float | None) -> Closed | None:

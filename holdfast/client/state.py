@@ -324,10 +324,11 @@ class ClientState:
             events: list[Event] = []
             if channel is not None:  # a channel of `resume` that is not allowed any more
                 self.positions.pop(channel, None)
+            after = 0.0 if isinstance(frame.retry, bool) else max(float(frame.retry), 0.0)
             if isinstance(frame.close, int):
-                events.append(Ending(frame.close, f"{frame.code}: {frame.message}"))
+                events.append(Ending(frame.close, f"{frame.code}: {frame.message}", after))
             elif (close := CODES[frame.code].close if frame.code in CODES else None) is not None:
-                events.append(Ending(close, f"{frame.code}: {frame.message}"))
+                events.append(Ending(close, f"{frame.code}: {frame.message}", after))
             return [Trouble(frame.code, frame.message, channel), *events]
         operation = self._by_number.pop(frame.id, None)
         if operation is None or operation.done:

@@ -104,13 +104,15 @@ class WebSocketServer(WebSocket):
 class WebSocketClient(WebSocket):
     """The client's side: `request()` gives the first bytes to write; `open` tells when the server agreed."""
 
-    __slots__ = ("_key", "_offered")
+    __slots__ = ("_key", "_offered", "retry_after")
 
     _MASK_IN = 0
 
     def __init__(self, *, max_message: int = 1 << 20, max_frame: int | None = None) -> None:
         """Build one; the limits are bytes of payload."""
         super().__init__(Limits(max_message, min(max_message, max_frame or max_message)))
+        self.retry_after = 0.0
+        """Seconds after which to come back, as a server that refused says; 0: it does not."""
         self._key = ""
         self._offered: tuple[str, ...] = ()
 
@@ -137,6 +139,7 @@ class WebSocketClient(WebSocket):
                 return 0
             subprotocol = handshake.check_response(head, self._key, self._offered)
         except Refusal as refusal:
+            self.retry_after = refusal.after
             self._end(Ended(refusal.status, str(refusal), by_peer=True))
             return 0
         self._key = ""

@@ -82,6 +82,8 @@ class Refusal(Exception):  # noqa: N818 - not an error of ours
         super().__init__(message)
         self.status = status
         self.headers = headers
+        self.after = 0.0
+        """Seconds after which to come back, as a server's response says."""
 
     def response(self) -> bytes:
         """Return the HTTP response."""
@@ -207,7 +209,11 @@ def check_response(head: bytes, key: str, offered: Sequence[str]) -> str:
         raise Refusal(0, "the response is no HTTP/1.1")
     status = int(matched[1])
     if status != 101:
-        raise Refusal(status, matched[2] or "the handshake was refused")
+        refused = Refusal(status, matched[2] or "the handshake was refused")
+        after = headers.get("retry-after", "")
+        if after.isascii() and after.isdigit() and len(after) < 10:  # it may be a date, too
+            refused.after = float(after)
+        raise refused
     if "websocket" not in _tokens(headers.get("upgrade", "")):
         raise Refusal(0, "the response does not upgrade to websocket")
     if "upgrade" not in _tokens(headers.get("connection", "")):

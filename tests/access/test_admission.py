@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
+import msgspec
 import pytest
 
+from holdfast.client import Client as SdkClient
 from holdfast.protocol.proxy import header
 from holdfast.protocol.websocket import WebSocketClient
 from services.access import admission
@@ -137,6 +140,13 @@ async def test_connections_of_one_address() -> None:
         await free.got("connected")
 
 
+def room_for(world: World, channels: int) -> None:
+    """Let the node take so many more channels than it has."""
+    node = world.node
+    access = msgspec.structs.replace(node.settings.access, channels=len(node.registry) + channels)
+    node.settings = msgspec.structs.replace(node.settings, access=access)
+
+
 class Raw(asyncio.Protocol):
     """A socket that says what it is told to, and keeps what it hears."""
 
@@ -222,8 +232,9 @@ async def test_half_open_connections() -> None:
 @pytest.mark.parametrize("tcp", [True, False])
 async def test_channels_of_a_node(tcp: bool) -> None:
     """inv 7: above the bound no channel is taken on: joins are refused by name, connects come back later."""
-    async with World(channels=4) as world:  # two are bob's inbox and his token's own
+    async with World() as world:
         bob = await world.join("bob", tcp=tcp)
+        room_for(world, 2)
         for number in range(4):
             bob.send(t="subscribe", id=number, channel=f"room:{number}")
         await bob.got("subscribed", id=1)
@@ -249,19 +260,51 @@ async def test_a_million_subscriptions() -> None:
     async with World(subscriptions=5, rate=1_000_000, burst=1_000_000) as world:
         bob = await world.join("bob", tcp=False)
         driver = next(iter(world.node.drivers.values()))
+        own = len(world.node.registry)
         lines = b"\n".join(b'{"t":"subscribe","id":%d,"channel":"room:%d"}' % (n, n) for n in range(1000))
         for _ in range(20):
             driver.data_received(bob._codec.wrap(lines))
             await bob.until(lambda: not world.node.inflow._rest)
         await bob.until(lambda: world.value("access_errors", code="too_many") >= 19_900)
-        assert len(driver.channels_list()) == 5 + 2  # with the inbox and the token's own
-        assert len(world.node.registry) == 5 + 2
+        assert len(driver.channels_list()) == len(world.node.registry) == own + 5
 
 
 async def test_channels_of_a_node_in_resume() -> None:
     """inv 7: what `resume` lists above the node's bound is refused as a subscribe is."""
-    async with World(channels=3) as world:
+    async with World() as world:
+        await world.join("bob")
+        room_for(world, 1)
         resume = {f"room:{number}": {"epoch": "x", "seq": 0} for number in range(3)}
-        bob = await world.join("bob", resume=resume)
-        assert len(bob.frames[0]["channels"]) == 2
-        assert [(frame["code"], frame["retry"]) for frame in bob.take("error")] == [("too_many", True)] * 2
+        bob = await world.join("bob", resume=resume, token=world.token("bob"))
+        refused = [(frame["code"], frame["retry"]) for frame in bob.take("error")]
+        assert refused == [("too_many", True)] * len(refused)
+        assert len(bob.frames[0]["channels"]) == 1 + 3 - len(refused)
+        assert len(refused) >= 2
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_a_crowd_of_the_sdks_clients(scheme: str) -> None:
+    """The SDK waits as it was told: a crowd is in after the time that the rate needs, with few attempts."""
+    async with World(connect_rate=10, connect_burst=10, settle=20) as world:
+        port = world.node.details()["tcp" if scheme == "tcp" else "websocket"]
+        clients = [
+            SdkClient(
+                f"{scheme}://m:{port}",
+                token=world.token(f"u{number}"),
+                network=world.network,
+                clock=world.clock,
+                random=random.Random(number),
+            )
+            for number in range(60)
+        ]
+        attempts = [asyncio.ensure_future(client.connect(timeout=30.0)) for client in clients]
+        for _ in range(40):
+            await world.clock.advance(0.25)
+            if all(attempt.done() for attempt in attempts):
+                break
+        await asyncio.gather(*attempts)
+        refused = world.value("access_refused", reason="rate")
+        assert 50 <= refused <= 50 + 30  # 50 at first; of those who come back, few find no place again
+        assert world.clock.monotonic() <= 9.0
+        for client in clients:
+            await client.close()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from random import Random
 
 import pytest
 
 from holdfast.client import Closed, Retry
+from holdfast.client.connection import End
+from holdfast.client.reconnect import LONGEST, Reconnect
 from holdfast.clock import ManualClock
 from tests.client.world import World
 
@@ -35,6 +38,24 @@ async def test_close_codes_say_whether_to_come_back(code: int, comes_back: bool)
         world.server.lines[0].end("some", code, "m")
         await world.clock.advance(60.0)
         assert len(world.server.connects) == (2 if comes_back else 1)
+
+
+async def test_who_is_told_when_to_come_back_waits_for_that_long() -> None:
+    """Seconds in a closing error's `retry` are obeyed, with a little jitter, and up to a bound."""
+    async with World() as world:
+        await world.client.connect()
+        line = world.server.lines[0]
+        line.put({"t": "error", "code": "overloaded", "message": "m", "retry": 40.0, "close": 4003})
+        line.transport.close()
+        await world.clock.advance(39.0)
+        assert len(world.server.connects) == 1
+        await world.clock.advance(6.0)
+        assert len(world.server.connects) == 2
+        end = End(0, "HTTP 503", again=True, after=1e9)
+        waits = [
+            Reconnect(Random(seed), 0.5, 30.0, False).verdict(end, now=0.0, lived=None) for seed in range(9)
+        ]
+        assert all(isinstance(wait, float) and LONGEST <= wait <= 1.1 * LONGEST for wait in waits)
 
 
 async def test_superseded_by_another_client_stays_away() -> None:

@@ -266,3 +266,26 @@ def test_client_refuses_to_write_nonsense(host: str, path: str, headers: tuple[t
     """What would break a header is refused before it is written."""
     with pytest.raises(ValueError):
         WebSocketClient().request(host, path, (), headers)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("7", 7.0), ("soon", 0.0), ("-1", 0.0), ("9" * 20, 0.0), ("", 0.0)]
+)
+def test_when_to_come_back(value: str, seconds: float) -> None:
+    """A refusal may say after how many seconds to come back; what is no such number says nothing."""
+    client = WebSocketClient()
+    client.request("localhost")
+    client.receive(f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {value}\r\n\r\n".encode())
+    assert client.retry_after == seconds
+
+
+def test_turned_away() -> None:
+    """A server that does not want a connection says so in HTTP, whatever it has read, and hears no more."""
+    server = WebSocketServer()
+    client = WebSocketClient()
+    client.receive(server.turn_away("too many", 6.2))
+    assert server.receive(client.request("localhost")) == []
+    assert server.take() == b""
+    assert client.ended is not None
+    assert client.ended.code == 503
+    assert client.retry_after == 7.0
