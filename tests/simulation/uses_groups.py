@@ -116,7 +116,7 @@ class Visitor:
         self.world = world
         self.name = name
         self.process = world.loop.process(name)
-        self.token, _ = issue(world.settings.auth, name, world.clock.now_ms(), ttl=600)
+        self.token, _ = issue(world.settings.auth, name, world.clock.now_ms(), ttl=600, jti=f"jti-{name}")
         self.ended = ""
         self.client: Client | None = None
 
