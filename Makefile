@@ -18,7 +18,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs rules wheel lock cluster cluster-stop bench-plane clean
+.PHONY: help run simulate chaos test check static format docs rules wheel lock cluster cluster-stop bench bench-plane bench-check load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -56,6 +56,7 @@ docs: $(STAMP) ## write the pages that are generated
 
 rules: $(STAMP) ## write the alert rules and dashboards that are generated
 	$(PY) -m deploy.prometheus.generate
+	$(PY) -m deploy.grafana.generate
 
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel
@@ -71,6 +72,15 @@ cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left r
 
 bench-plane: $(STAMP) ## what a connection and a delivery cost, beside the C floor, into docs/performance.md
 	$(PY) -m loadtest.plane --runs $(or $(RUNS),3) --write
+
+bench: bench-plane ## that, and what a message costs on every path, into docs/performance.md
+	$(PY) -m loadtest.bench --runs $(or $(RUNS),3) --write
+
+bench-check: $(STAMP) ## the benchmark in short: fails when a ratio to the C floor has become worse
+	$(PY) -m loadtest.check
+
+load: $(STAMP) ## run SCENARIO (chat) of loadtest/scenarios on a cluster of its own
+	$(PY) -m loadtest run $(or $(SCENARIO),chat) --cluster
 
 # The resolver lives in an environment of its own, for the moment: what it needs is not ours.
 UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

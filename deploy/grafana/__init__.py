@@ -1,0 +1,1 @@
+"""Grafana dashboards, made from code: what is shown is a table, how it is shown is one place."""

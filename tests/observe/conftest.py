@@ -1,0 +1,43 @@
+"""A cluster under some load, and a real Prometheus that scrapes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deploy.local.cluster import LocalCluster
+from deploy.local.prometheus import start_prometheus
+from deploy.local.servers import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deploy.local.process import Running
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """One process of each service, on real servers."""
+    cluster = LocalCluster(
+        tmp_path_factory.mktemp("watched"), access=1, logic=1, dispatch=1, app="services.embedded.demo:app"
+    )
+    try:
+        cluster.start()
+    except Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def prometheus(watched: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Scrapes it every half second."""
+    nodes = json.loads((watched.dir / "cluster.json").read_text())["nodes"]
+    running = start_prometheus(tmp_path_factory.mktemp("prometheus"), nodes, every="500ms")
+    yield running
+    running.stop()
