@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from holdfast.log.port import NEW, WINDOW_MS
 from holdfast.log.rules import idle_limit
+
+if TYPE_CHECKING:
+    from holdfast.log.port import Query
 
 
 class Header:
@@ -58,3 +62,18 @@ class Seen:
     def put(self, channel: str, source: str, score: int, content: int | str = 0) -> None:
         """Write."""
         self.current[channel, source] = (score, content)
+
+
+def entries_of(
+    query: Query, epoch: str, head: int, first: int, kept: tuple[bytes, ...]
+) -> tuple[tuple[int, bytes], ...]:
+    """Return what a query asks for of the entries kept, of which the oldest has the seq `first`."""
+    if query.after is None or (query.epoch and query.epoch != epoch):
+        return ()
+    low = max(query.after + 1, first)
+    high = head if query.before is None else min(head, query.before - 1)
+    if query.newest:
+        low = max(low, high - query.limit + 1)
+    else:
+        high = min(high, low + query.limit - 1)
+    return tuple((seq, kept[seq - first]) for seq in range(low, high + 1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast import records
 from holdfast.errors import Stop
-from holdfast.log.channels import Bodies, Header, Seen
+from holdfast.log.channels import Bodies, Header, Seen, entries_of
 from holdfast.log.facts import Fact, Facts, generation_of, skipped
 from holdfast.log.nodes import Nodes
 from holdfast.log.port import (
@@ -339,7 +339,7 @@ class Shard:
             kept = () if bodies is None or bodies.until_ms <= now_ms else tuple(bodies.entries)
             epoch, head = header.epoch, header.next - 1
             first = header.next - len(kept)
-            entries = _range(query, epoch, head, first, kept)
+            entries = entries_of(query, epoch, head, first, kept)
         return View(
             epoch=epoch,
             head=head,
@@ -385,17 +385,3 @@ class Shard:
         if not owner or owner != self.owner or incarnation not in self.nodes.dead:
             return None
         return self.nodes.sweep(incarnation, done, limit)
-
-
-def _range(
-    query: Query, epoch: str, head: int, first: int, kept: tuple[bytes, ...]
-) -> tuple[tuple[int, bytes], ...]:
-    if query.after is None or (query.epoch and query.epoch != epoch):
-        return ()
-    low = max(query.after + 1, first)
-    high = head if query.before is None else min(head, query.before - 1)
-    if query.newest:
-        low = max(low, high - query.limit + 1)
-    else:
-        high = min(high, low + query.limit - 1)
-    return tuple((seq, kept[seq - first]) for seq in range(low, high + 1))
