@@ -23,6 +23,7 @@ VIA: Final = "127.0.0.2"
 Mode = Literal["reset", "silent", "one way"]
 """`reset`: connections end, new ones too. `silent`: bytes wait, both ways. `one way`: answers still come."""
 
+SEGMENT: Final = 1200
 _HIGH: Final = 256 * 1024
 
 
@@ -198,9 +199,10 @@ class Links:
                 continue
             far = _End(near.room)
             try:
-                await loop.create_connection(lambda end=far: end, "127.0.0.1", port)  # type: ignore[misc]
+                end = await connected("127.0.0.1", port, near.room)
             except OSError:
                 continue
+            await loop.create_connection(lambda far=far: far, sock=end)  # type: ignore[misc]
             link = _Link(self, source, name, near, far)
             if near.over or far.over:
                 link.end(hard=True)
@@ -222,6 +224,25 @@ class _Accepted(_End):
         self.held = True
         self.adjust()
         self._links.join(self, self._targets, self._turn)
+
+
+async def connected(host: str, port: int, room: int) -> socket.socket:
+    """Return a connected socket that keeps `room` bytes that are not read (0: as many as the kernel likes).
+
+    Its segments are small then, too: the other side's kernel keeps a number of segments, and one of loopback
+    has 64 KiB. Raises OSError.
+    """
+    end = socket.socket()
+    try:
+        end.setblocking(False)
+        if room:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+        await asyncio.get_running_loop().sock_connect(end, (host, port))
+    except BaseException:
+        end.close()
+        raise
+    return end
 
 
 def _concerns(cut: Cut, source: str, target: str) -> bool:

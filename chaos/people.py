@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from chaos.links import connected
 from holdfast.auth.issue import issue
 from holdfast.client import Client, Closed, OutcomeUnknown, Position
 from holdfast.errors import Reject, Retry
@@ -28,7 +28,7 @@ CROWD: Final = "room:crowd"
 OPEN: Final = 64
 """Sends of one person that may be on their way; one that would be the next is not made."""
 BURSTS: Final = (1, 1, 1, 4, 10)
-SLOW: Final = 200
+SLOW: Final = 300
 NARROW: Final = 4096
 """Bytes that the kernel keeps for who is slow: the server is to feel it."""
 
@@ -45,16 +45,8 @@ class NarrowNetwork(TcpNetwork):
         ssl: ssl.SSLContext | None = None,
     ) -> None:
         """See `Network`."""
-        loop = asyncio.get_running_loop()
-        end = socket.socket()
-        try:
-            end.setblocking(False)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
-            await loop.sock_connect(end, (host, port))
-            await loop.create_connection(factory, sock=end, ssl=ssl)
-        except BaseException:
-            end.close()
-            raise
+        end = await connected(host, port, NARROW)
+        await asyncio.get_running_loop().create_connection(factory, sock=end, ssl=ssl)
 
 
 class World:
@@ -254,7 +246,7 @@ class Person:
         world, ledger = self.world, self.world.ledger
         to = world.random.choice(self.targets)
         kind = world.random.choice(("plain", "plain", "plain", "fan", "slow"))
-        pad = "x" * world.random.choice((0, 200, 4000) if to == CROWD else (0, 200))
+        pad = "x" * world.random.choice((0, 200, 8000) if to == CROWD else (0, 200))
         receipt = [f"user:{self.user}"] if kind == "fan" else []
         if to in receipt:
             kind, receipt = "plain", []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from chaos.counters import Counters
     from chaos.faults import Done
     from chaos.ledger import Ledger
     from chaos.memory import Memory
@@ -109,13 +110,23 @@ def violations(ledger: Ledger, done: Sequence[Done]) -> Iterator[str]:
                 yield f"           during or after {one}"
 
 
-def whole(ledger: Ledger, done: Sequence[Done], sizes: Memory, restarts: Mapping[str, int]) -> list[str]:
+def counted(counters: Counters) -> Iterator[str]:
+    """Yield what services counted."""
+    totals = counters.totals()
+    if totals:
+        yield from table([("counted by services", "times"), *totals.items()])
+
+
+def whole(
+    ledger: Ledger, done: Sequence[Done], sizes: Memory, restarts: Mapping[str, int], counters: Counters
+) -> list[str]:
     """Return the report's lines, with the first violations."""
     lines: list[str] = []
     for part in (
         interruptions(ledger, done),
         delays(ledger),
         memory(sizes, restarts),
+        counted(counters),
         totals(ledger),
     ):
         block = list(part)

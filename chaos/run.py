@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from chaos import report, schedule
+from chaos.counters import Counters
 from chaos.faults import Faults
 from chaos.ledger import Ledger
 from chaos.links import VIA, Links
@@ -62,6 +63,7 @@ class Run:
         self.begin = time.monotonic()
         self.ledger = Ledger(self.now)
         self.memory = Memory()
+        self.counters = Counters()
         settings: dict[str, Any] = {
             f"{kind}.{key}": value for kind, policy in _CHANNELS.items() for key, value in policy.items()
         }
@@ -112,6 +114,7 @@ class Run:
                 await asyncio.gather(*(person.end() for person in self.people))
                 await caller.end()
             self.memory.look(self._sizes())
+            await self.counters.look(self._metrics())
         self.ledger.settle()
         for where, line in troubles(self.cluster.dir, self.cluster.nodes):
             self.ledger.violate("failed", "", f"{where} logged {line}")
@@ -182,7 +185,7 @@ class Run:
             people.append(Person(world, f"crowd-{number}", targets, rooms=[CROWD], pace=1.0))
         for number in range(max(int(10 * load), 1)):
             groups["g0"].append(f"slow-{number}")
-            people.append(Person(world, f"slow-{number}", [], rooms=[CROWD], slow=6.0))
+            people.append(Person(world, f"slow-{number}", [], rooms=[CROWD], slow=10.0))
         for number in range(max(int(10 * load), 1)):
             groups["g0"].append(f"restless-{number}")
             targets = [CROWD, "group:g0", f"user:restless-{number}"]
@@ -204,6 +207,7 @@ class Run:
             await asyncio.sleep(_LOOK)
             if self.ledger.counts["acked"]:
                 self.memory.look(self._sizes())
+                await self.counters.look(self._metrics())
 
     async def _quiet(self, world: World, caller: Caller) -> None:
         """Stop the load, and wait until everything has come or nothing comes any more."""
@@ -238,14 +242,18 @@ class Run:
             for name, process in (*self.cluster.nodes.items(), *self.cluster.servers.items())
         }
 
+    def _metrics(self) -> dict[str, tuple[int, str]]:
+        return {name: (node.pid, node.address) for name, node in self.cluster.nodes.items() if node.pid}
+
     def _write(self, say: Callable[[str], None]) -> None:
         ledger, faults = self.ledger, self.faults
-        lines = report.whole(ledger, faults.done, self.memory, faults.restarts)
+        lines = report.whole(ledger, faults.done, self.memory, faults.restarts, self.counters)
         (self.folder / "report.txt").write_text("\n".join(lines) + "\n")
         (self.folder / "violations.txt").write_text("\n".join(report.violations(ledger, faults.done)) + "\n")
         result = {
             "seed": self.options.seed,
             "counts": dict(ledger.counts),
+            "counters": self.counters.totals(),
             "violations": {kind: ledger.count(kind) for kind in ("lost", "doubled", "reordered", "failed")},
             "resets": len(ledger.resets),
         }

@@ -1,10 +1,12 @@
-"""What services log tells on them."""
+"""What services log and count tells on them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chaos.counters import COUNTED, Counters
 from chaos.run import troubles
+from holdfast.observe.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,3 +24,18 @@ def test_errors_and_tracebacks_are_found(tmp_path: Path) -> None:
         '{"ts":3,"level":"error","text":"a task failed"}',
         "Fatal Python error: Aborted",
     ]
+
+
+def test_counters_are_added_up_over_restarts() -> None:
+    """A process that was started again counts from 0; what it counted before stays."""
+    counters = Counters()
+    counters.take("access-0", 1, 'holdfast_access_polls_total{why="break"} 2.0\n')
+    counters.take("access-0", 1, 'holdfast_access_polls_total{why="break"} 3.0\n')
+    counters.take("access-0", 2, 'holdfast_access_polls_total{why="quiet"} 4.0\nholdfast_other_total 9.0\n')
+    assert counters.totals() == {"access_polls": 7}
+
+
+def test_what_is_counted_exists() -> None:
+    """The names are those of metrics that there are."""
+    text = Metrics().text().decode()
+    assert [name for name in COUNTED if f"holdfast_{name}_total" not in text] == []
