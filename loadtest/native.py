@@ -83,10 +83,11 @@ class Program:
 
     def close(self) -> None:
         """End the program."""
-        if self._process.poll() is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait(10)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
 
 
 def cpu_seconds(pid: int) -> float:

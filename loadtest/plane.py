@@ -21,7 +21,8 @@ import aiohttp
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import free_port
 from loadtest.native import Program, cpu_seconds, resident
-from loadtest.target import Target, machine
+from loadtest.page import publish, table
+from loadtest.target import Target
 
 PAYLOAD = "x" * 128
 DELIVERIES = 270_000
@@ -29,9 +30,6 @@ DELIVERIES = 270_000
 
 TURNS = 9
 """In which ours and the floor take part one after the other."""
-
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-MARK = ("<!-- plane: begin -->", "<!-- plane: end -->")
 
 FLOOR_NAMES = {"send": "C loop of send()", "uring": "io_uring"}
 
@@ -249,28 +247,6 @@ def title(name: str) -> str:
     return "accepts a second as they came in, all processes on the machine's cores"
 
 
-def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
-    """Return the page's table."""
-    lines = [
-        MARK[0],
-        f"`{command}` on {machine()}; medians of {runs} runs, lowest and highest beside them.\n",
-        "| What | Median | Spread | Bound |",
-        "|---|---|---|---|",
-    ]
-    for name, values in rows.items():
-        words, bound = BOUNDS.get(name) or (title(name), 0.0)
-        median = statistics.median(values)
-        digits = ",.0f" if median >= 1000 else ".1f" if median >= 20 else ".2f"
-        verdict = ""
-        if bound:
-            reached = median <= bound if bound > 0 else median >= -bound
-            sign = "≤" if bound > 0 else "≥"
-            verdict = f"{sign} {abs(bound):,g}: {'reached' if reached else '**not reached**'}"
-        low, high = min(values), max(values)
-        lines.append(f"| {words} | {median:{digits}} | {low:{digits}} to {high:{digits}} | {verdict} |")
-    return "\n".join([*lines, MARK[1]])
-
-
 def main() -> None:
     """Measure, print, and write the page if asked."""
     parser = argparse.ArgumentParser(
@@ -287,12 +263,8 @@ def main() -> None:
             plane = Plane(folder, cluster, options.connections)
             rows = asyncio.run(measure(plane, options.runs, options.sizes))
     command = f"make bench-plane RUNS={options.runs}"
-    text = table(rows, command, options.runs)
-    print(text)
-    if options.write:
-        page = PAGE.read_text(encoding="utf-8")
-        head, _, rest = page.partition(MARK[0])
-        PAGE.write_text(head + text + rest.partition(MARK[1])[2], encoding="utf-8")
+    words = {name: BOUNDS.get(name) or (title(name), 0.0) for name in rows}
+    publish("plane", table(rows, words, command, options.runs), write=options.write)
 
 
 if __name__ == "__main__":

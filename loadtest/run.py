@@ -93,7 +93,7 @@ class Run:
         self._samples: list[Sample] = []
         self._steps: list[StepResult] = []
         self._problems: list[str] = []
-        self._unacked = 0.0
+        self.last = LAST
 
     async def run(self) -> Result:
         """Run all steps; the result says what was wrong, too."""
@@ -218,7 +218,7 @@ class Run:
 
     async def _rest(self, backend: Backend) -> None:
         """Wait for what is still on its way."""
-        end = time.monotonic() + LAST
+        end = time.monotonic() + self.last
         while time.monotonic() < end:
             counts = self._generators.counts
             if counts["messages"] >= counts["expected"] + backend.published:

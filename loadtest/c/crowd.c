@@ -13,6 +13,7 @@
 //   again         let `open` try those that failed or were closed by the server
 //   port P        where `open` connects to from now on
 //   load R SIZE   send R messages of SIZE bytes of data a second from now on, each from another connection
+//   flight K SIZE keep K messages on their way: send another one when one came (all of this crowd's own)
 //   stall N       read nothing on the first N open connections;  `stall 0`: read again
 //   run S         serve for S seconds
 //   wait M S      serve until M messages came in all, or for S seconds                -> wait .. seconds ..
@@ -68,7 +69,9 @@ static int limit, ready, failed, coming, epoll_fd, port, source, window = 64, sc
 static long messages, gaps, doubles, pings, bytes, sent, acked, errors, expected, resets, recovered, unrecovered;
 static double rate;
 static long next_send;
-static int send_size;
+static int send_size, flight;
+static long on_way;
+static char filler[8192];
 static long times[3][BUCKETS];
 enum { CONNECT, ACK, MESSAGE };
 static char input[1 << 20];
@@ -191,6 +194,7 @@ static void opened(connection *c) {
 static void on_message(connection *c, char *text, size_t size) {
     char *name = strstr(text, "\"channel\":\""), *seq = strstr(text, "\"seq\":");
     messages++;
+    on_way--;
     bytes += size;
     if (!name || !seq) { gaps++; return; }
     name += 11;
@@ -351,9 +355,10 @@ static void send_one(long at) {
         char text[LARGEST];
         int size = snprintf(text, sizeof text,
             "{\"t\":\"send\",\"id\":%ld,\"n\":%ld,\"to\":\"%s\",\"type\":\"text\",\"data\":{\"at\":%ld,\"text\":\"%.*s\"}}",
-            at, ++c->n, clients[number].to, at, send_size, input);
+            at, ++c->n, clients[number].to, at, send_size, filler);
         sent++;
         expected += clients[number].audience;
+        on_way += clients[number].audience;
         send_frame(c, text, size);
         return;
     }
@@ -362,8 +367,11 @@ static void send_one(long at) {
 static void pump(int milliseconds) {
     static struct epoll_event events[1024];
     long most = milliseconds * 1000L;  // µs: sends are due to the µs
-    if (rate > 0) {
-        if (next_send <= now()) memset(input, 'x', send_size);
+    if (flight) {
+        long at = now();
+        for (int burst = 0; on_way < flight && burst < 256; burst++) send_one(at);
+        if (on_way < flight) most = 0;
+    } else if (rate > 0) {
         for (int burst = 0; next_send <= now() && burst < 256; burst++) {
             send_one(next_send);
             next_send += (long)(-log(1 - drand48()) / rate * 1e6);  // as independent people would
@@ -434,8 +442,13 @@ static void command(const char *line) {
         say_count();
     } else if (sscanf(line, "load %lf %ld", &seconds, &target) == 2) {
         rate = seconds;
+        flight = 0;
         send_size = target < 8000 ? target : 8000;
         next_send = begin;
+        say_count();
+    } else if (sscanf(line, "flight %d %ld", &flight, &target) == 2) {
+        send_size = target < 8000 ? target : 8000;
+        on_way = 0;
         say_count();
     } else if (sscanf(line, "stall %ld", &target) == 1) {
         stall(target);
@@ -498,6 +511,7 @@ int main(int count, char **arguments) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
+    memset(filler, 'x', sizeof filler);
     crowd = calloc(limit + 1, sizeof *crowd);
     epoll_fd = epoll_create1(0);
     fcntl(0, F_SETFL, O_NONBLOCK);

@@ -1,0 +1,167 @@
+"""The message paths of the design's cost table: what a message costs our services, and how long it takes.
+
+    python -m loadtest.bench [--runs 3] [--seconds 10] [--write]
+
+One process of each service on real servers, which share the machine with the load. CPU is utime + stime;
+Redis and Kafka are shown beside ours. `--write` puts the table into `docs/performance.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.local.cluster import LocalCluster
+from loadtest.backend import Backend
+from loadtest.generators import Generators, Members
+from loadtest.page import heading, publish
+from loadtest.scenario import Crowd
+from loadtest.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+OURS = ("access", "logic", "dispatch")
+BYTES = 128
+
+PATHS = {
+    "publish": ("API publish, 50 in a request, to one user each, 5,000 a second", 35.0),
+    "flight 400": ("client to client, 400 messages on their way", 70.0),
+    "flight 2000": ("client to client, 2,000 messages on their way", 40.0),
+    "rate 5000": ("client to client, 5,000 messages a second", 210.0),
+    "rate 1000": ("client to client, 1,000 messages a second", 0.0),
+}
+"""Paths, and the bound of what all of our services take of a message, in µs."""
+
+TIMED = "rate 1000"
+"""The path whose time is bound, not its cost."""
+
+COLUMNS = ("ours", *OURS, "redis", "kafka", "load", "rate", "p50", "p99")
+
+
+class Paths:
+    """A crowd of pairs, and what their messages cost."""
+
+    def __init__(self, folder: Path, target: Target, users: int, seconds: float, run: str) -> None:
+        members = Members(Crowd("pairs", users, "peer"), run)
+        self._target = target
+        self._seconds = seconds
+        self._users = [members.user(number) for number in range(users)]
+        self._generators = Generators(folder, target, [members])
+        self.close = self._generators.close
+
+    async def open(self) -> None:
+        """Connect the crowd."""
+        opened = await self._generators.open()
+        if opened["failed"]:
+            raise RuntimeError(f"{opened['failed']:.0f} connections failed")
+
+    async def measure(self, name: str) -> dict[str, float]:
+        """Run a path; return µs of each process for a message, and the percentiles of its time in ms."""
+        kind, _, number = name.partition(" ")
+        generators = self._generators
+        if kind == "publish":
+            async with Backend(self._target) as backend:
+                return await self._spent(lambda: self._published(backend))
+        command = f"flight {number} {BYTES}" if kind == "flight" else f"load {number} {BYTES}"
+        await generators.each(command)
+        await generators.count("run 2")  # until it flows
+        result = await self._spent(lambda: generators.count(f"run {self._seconds}"))
+        await generators.each("load 0 0")  # ends `flight`, too
+        await generators.count("run 1")
+        return result
+
+    async def _published(self, backend: Backend) -> None:
+        sending = asyncio.create_task(
+            backend.publish(self._users, rate=5000, seconds=self._seconds, batch=50, size=BYTES)
+        )
+        while not sending.done():
+            await self._generators.count("run 0.5")
+        await sending
+        await self._generators.count("run 1")
+
+    async def _spent(self, work: Callable[[], Awaitable[object]]) -> dict[str, float]:
+        generators = self._generators
+        await generators.each("reset")
+        before = self._target.cpu() | {"load": generators.cpu()}
+        await work()
+        after = self._target.cpu() | {"load": generators.cpu()}
+        counts = await generators.count()
+        wrong = [what for what in ("gaps", "doubles", "errors", "failed") if counts[what]]
+        if wrong:
+            raise RuntimeError(f"{', '.join(wrong)}: {counts}")
+        times = generators.times("message").summary()
+        result = {role: (after[role] - before[role]) / counts["messages"] * 1e6 for role in after}
+        return result | {"p50": times["p50"], "p99": times["p99"], "rate": counts["messages"] / self._seconds}
+
+
+async def measure(folder: Path, target: Target, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Measure all paths, `runs` times."""
+    rows: dict[str, list[float]] = {}
+    for run in range(options.runs):
+        paths = Paths(folder, target, options.users, options.seconds, f"bench{run}")
+        try:
+            await paths.open()
+            for name in PATHS:
+                await asyncio.to_thread(target.settle, 10.0)
+                took = await paths.measure(name)
+                took["ours"] = sum(took[role] for role in OURS)
+                print(name, {what: round(value, 1) for what, value in took.items()}, flush=True)
+                for what in COLUMNS:
+                    rows.setdefault(f"{name}/{what}", []).append(took[what])
+        finally:
+            paths.close()
+    return rows
+
+
+def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
+    """Return the table: a path a line."""
+    lines = [
+        heading(command, runs),
+        "| Path | µs, ours | Bound | access, logic, dispatch | Redis | Kafka | Load | a second | p50, p99 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (title, bound) in PATHS.items():
+        values = {what: rows[f"{name}/{what}"] for what in COLUMNS}
+        median = {what: statistics.median(each) for what, each in values.items()}
+        ours = values["ours"]
+        reached = median["ours"] <= bound
+        if name == TIMED:
+            reached = median["p50"] <= 8 and median["p99"] <= 30
+            verdict = "p50 ≤ 8, p99 ≤ 30 ms"
+        else:
+            verdict = f"≤ {bound:g}"
+        lines.append(
+            f"| {title} | {median['ours']:.0f} ({min(ours):.0f} to {max(ours):.0f}) "
+            f"| {verdict}: {'reached' if reached else '**not reached**'} "
+            f"| {', '.join(f'{median[role]:.0f}' for role in OURS)} "
+            f"| {median['redis']:.0f} | {median['kafka']:.0f} | {median['load']:.0f} "
+            f"| {median['rate']:,.0f} | {median['p50']:.1f}, {median['p99']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write the page if asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--users", type=int, default=1000, help="connections (default 1000)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default 10)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1) as cluster:
+            rows = asyncio.run(measure(folder, Target.of_cluster(cluster.dir), options))
+    text = table(rows, f"make bench RUNS={options.runs}", options.runs)
+    publish("paths", text, write=options.write)
+
+
+if __name__ == "__main__":
+    main()
