@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 DEATH_LIMIT: Final = 6.0 + 0.3
@@ -26,6 +27,7 @@ class Disturber:
         self._lasting: dict[int, Callable[[], None]] = {}
         self._count = 0
         self._stopping: list[Any] = []
+        self._anew_at = -1.0
 
     def begin(self, fault: Fault) -> None:
         """Let a fault begin."""
@@ -144,6 +146,32 @@ class Disturber:
         setattr(target, name, fault.share)
         self._last(fault, lambda: setattr(target, name, 0.0))
 
+    def _recreate(self, fault: Fault) -> None:
+        world = self._world
+        number = int(fault.share * world.plan.partitions)
+        self._stopping.append(world.loop.spawn(world.loop.world, self._make_anew(number)))
+
+    async def _make_anew(self, number: int) -> None:
+        """Delete what a partition of outbound holds, when the shard has taken all of it in."""
+        world = self._world
+        log = world.kafka.broker.partition("outbound", number)
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            shard = world.redis.store.shards.get(number)
+            if (
+                shard is not None
+                and log.end
+                and not shard.rebuilding
+                and shard.watermark.offset == log.end - 1
+            ):
+                world.ledger.note(f"ANEW outbound {number}")
+                world.ledger.may_reset = world.ledger.anew = True
+                self._anew_at = world.loop.now
+                log.records.clear()
+                log.start = log.end = 0
+                world.kafka.wake()
+                return
+
     # Redis
 
     def _redis_down(self, fault: Fault) -> None:
@@ -169,18 +197,23 @@ class Disturber:
 
     def _suffix(self, fault: Fault) -> None:
         redis = self._world.redis
-        before = redis.snapshot()
-        self._last(fault, lambda: self._lose(lambda: redis.restore(before)))
+        before, since = redis.snapshot(), self._world.loop.now
+        self._last(fault, lambda: self._fall_back(since, lambda: redis.restore(before)))
 
     def _suffix_shard(self, fault: Fault) -> None:
         redis = self._world.redis
         shard = int(fault.share * redis.store.partitions)
-        before = redis.store.snapshot(shard)
-        self._last(fault, lambda: self._lose(lambda: redis.store.restore(shard, before)))
+        before, since = redis.store.snapshot(shard), self._world.loop.now
+        self._last(fault, lambda: self._fall_back(since, lambda: redis.store.restore(shard, before)))
 
     def _lose(self, restore: Callable[[], None]) -> None:
         self._world.losses.append(self._world.loop.now)
         restore()
+
+    def _fall_back(self, since: float, restore: Callable[[], None]) -> None:
+        # Both at once, a log made anew and a store that falls back to before it, is more than is promised.
+        if self._anew_at < since:
+            self._lose(restore)
 
     def _flush(self, fault: Fault) -> None:
         world = self._world

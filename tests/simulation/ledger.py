@@ -64,6 +64,7 @@ class Ledger:
         self.history: list[str] = []
         self.counts: Counter[str] = Counter()
         self.may_reset = False
+        self.anew = False  # a log was made anew: what was said in another generation of it may be said again
         self.sends: dict[str, Sent] = {}
         self.published: dict[tuple[str, str], int] = {}
         self.log: dict[tuple[str, str], list[str]] = {}
@@ -157,17 +158,21 @@ class Ledger:
         if seq != len(entries) + 1:
             self.violated(3, f"{channel} {epoch} has no {len(entries) + 1}, but {seq}")
         before = self.place.get((channel, name))
-        if before is not None and before != (epoch, seq):
+        if before is not None and before != (epoch, seq) and not self._another(before[0], epoch):
             self.violated(3, f"{channel}: {name} is at {before} and at {(epoch, seq)}")
         entries.append(name)
         self.place[channel, name] = (epoch, seq)
-        if (cause := members.get("cause")) is not None:
+        if before is None and (cause := members.get("cause")) is not None:
             self.causes[channel, cause] += 1
         if record.source and record.score != records.KEYED:
             key = (channel, epoch, record.source)
             if record.score <= self._applied.get(key, NEW):
                 self.violated(3, f"{channel} {seq}: {record.source!r} {record.score} out of order")
             self._applied[key] = record.score
+
+    def _another(self, epoch: str, other: str) -> bool:
+        """Tell whether two epochs are of different generations of a log that was made anew."""
+        return self.anew and epoch.partition(".")[0] != other.partition(".")[0]
 
     def known_head(self, channel: str) -> int:
         """Return the highest head that a channel ever had, whatever the store has lost since."""
@@ -229,8 +234,8 @@ class Ledger:
             self.violated(4, f"{memory.name}: {channel} {seq} without a subscription")
         elif place[0] not in (epoch, "") or seq != place[1] + 1:
             self.violated(4, f"{memory.name} {channel}: {(epoch, seq)} follows {place}")
-        if (channel, name) in memory.seen:
-            before = memory.seen[channel, name]
+        before = memory.seen.get((channel, name))
+        if before is not None and not self._another(before[0], epoch):
             self.violated(4, f"{memory.name} {channel}: {name} twice, at {before} and {(epoch, seq)}")
         entries = self.log.get((channel, epoch), [])
         if seq > len(entries) or entries[seq - 1] != name:
@@ -243,7 +248,7 @@ class Ledger:
 
     def saw_all(self, memory: Memory, channel: str, head: int) -> None:
         """Check that a session that was there all the time has all that came after a head."""
-        for (name, _), names in self.log.items():
+        for (name, _), names in () if self.anew else self.log.items():
             for missed in names[head:] if name == channel else ():
                 if (channel, missed) not in memory.seen:
                     self.violated(5, f"{memory.name} came at {head} of {channel} and never saw {missed}")

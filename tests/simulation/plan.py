@@ -7,10 +7,12 @@ from typing import Final
 
 import msgspec
 
-CLASSES: Final[tuple[str, ...]] = (
+DRAWN: Final[tuple[str, ...]] = (
     "crash", "stop", "pause", "cut", "reset", "slow", "kafka", "redis", "consul", "rebalance", "client",
     "suffix", "flush",
 )  # fmt: skip
+
+CLASSES: Final = (*DRAWN, "recreate")
 
 DEFAULT: Final = frozenset(CLASSES)
 
@@ -71,6 +73,10 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
         latency=random.choice((0.0003, 0.002, 0.01)),
     )
     faults = [_fault(random, plan) for _ in range(random.choice((0, 1, 2, 4, 6, 8, 12)))]
+    anew = Random(f"{seed}/recreate")
+    if anew.random() < 0.1:
+        at = round(anew.uniform(1.0, plan.seconds * 0.9), 3)
+        faults.append(Fault(at, "recreate", 0.0, (), round(anew.random(), 2)))
     kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
     drawn = Random(f"{seed}/uses")
     uses = tuple(sorted(drawn.sample(USES, drawn.choice((0, 1, 1, 2, 2, 3)))))
@@ -82,7 +88,7 @@ def _class(fault: Fault) -> str:
 
 
 def _fault(random: Random, plan: Plan) -> Fault:
-    kind = random.choice(CLASSES)
+    kind = random.choice(DRAWN)
     at = round(random.uniform(0.5, plan.seconds * 0.9), 3)
     # Most time limits of the cluster lie between 1 and 6 s; who is away for longer is superseded.
     longest = random.choice((1.0, 4.0, 8.0, 14.0))

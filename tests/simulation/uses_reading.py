@@ -124,7 +124,7 @@ class Tablets(Use):
         return ""
 
     def _missing(self, tablet: Tablet) -> list[int]:
-        if len(tablet.epochs) > 1 or tablet.first is None:
+        if len(tablet.epochs) > 1 or tablet.first is None or self.world.ledger.anew:
             return []  # the channel began anew, of which its programs were told
         head = self.world.ledger.known_head(tablet.inbox)
         return [seq for seq in range(tablet.first + 1, head + 1) if seq not in tablet.seen]
