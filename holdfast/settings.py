@@ -194,6 +194,7 @@ class Logic(_Section, frozen=True):
     time_limit: Annotated[Seconds, _about("seconds that one run of a handler may take")] = 10.0
     retries: Annotated[int, Meta(ge=0), _about("runs after the first before a message is a dead letter")] = 3
     backoff: Annotated[Seconds, _about("seconds before the first retry; doubles, with jitter")] = 0.2
+    history_reads: Annotated[Positive, _about("reads of history at the same time, of handlers and API")] = 16
 
 
 class Api(_Section, frozen=True):
@@ -202,6 +203,7 @@ class Api(_Section, frozen=True):
     port: Annotated[Port, _about("HTTP API")] = 8080
     keys: Annotated[tuple[str, ...], _about("API keys; without one every call is refused")] = ()
     body: Annotated[Positive, _about("bytes of a request body, at most")] = 4 * 1024 * 1024
+    calls: Annotated[Positive, _about("calls at the same time; more are told to come back")] = 500
     publish_many: Annotated[Positive, _about("messages of one publish call, at most")] = 1000
 
 

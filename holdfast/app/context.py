@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_OUTPUT_BYTES: Final = 512 * 1024
 """Most bytes of JSON that one run of a handler may put out, so that any of it fits one Kafka record."""
 
+MAX_HISTORY: Final = 1000
+"""Most messages of one look into a channel's history."""
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -166,9 +169,12 @@ class Context:
     ) -> Sequence[LogMessage]:
         """Return messages of a channel, oldest first; `after` and `before` are exclusive `seq`s.
 
-        Without either, the newest `limit`. Raises Retry while the store is away.
+        Without either, the newest `limit`. At most MAX_HISTORY, and fewer where they are large: go on from
+        the last one. Raises ValueError for another limit, Retry while the store is away.
         """
         self._check(channel)
+        if not 1 <= limit <= MAX_HISTORY:
+            raise ValueError(f"limit must be from 1 to {MAX_HISTORY}")
         return await self._reader.history(channel, after=after, before=before, limit=limit)
 
     async def may_send(self, channel: str = "") -> bool:

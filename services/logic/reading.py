@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
     from holdfast.log.port import Log, SessionInfo, View
     from holdfast.membership.port import Directory
+    from holdfast.observe.metrics import Metrics
 
     from .gate import Gate
+
+PAGE: Final = 100
+"""Entries of one read of the log, at most."""
+
+HISTORY_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of entries after which an answer of history ends."""
 
 _decode_message = msgspec.json.Decoder(Message).decode
 
@@ -30,11 +37,22 @@ class StoreReader:
     `alive` tells whether an incarnation lives: sessions of dead ones are not online (invariant 6).
     """
 
-    def __init__(self, log: Log, directory: Directory, alive: Callable[[str], bool], gate: Gate) -> None:
+    def __init__(
+        self,
+        log: Log,
+        directory: Directory,
+        alive: Callable[[str], bool],
+        gate: Gate,
+        metrics: Metrics,
+        *,
+        reads: int = 16,
+    ) -> None:
         self._log = log
         self._directory = directory
         self._alive = alive
         self._gate = gate
+        self._metrics = metrics
+        self._places = asyncio.Semaphore(reads)
 
     async def sessions(self, users: Sequence[str]) -> Sequence[Sequence[SessionInfo]]:
         """Return the live sessions of each user, one call per shard. Raises Retry."""
@@ -64,10 +82,53 @@ class StoreReader:
             for sessions in await self.sessions(users)
         ]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a read of history would have to wait for a place."""
+        return self._places.locked()
+
     async def view(self, channel: str, after: int | None, before: int | None, limit: int) -> View:
-        """Return a channel's positions and entries: after `after`, else the newest. Raises Retry."""
-        query = Query(channel, after=after or 0, before=before, limit=limit, newest=after is None)
-        return (await self._log.read(partition_of(channel, self._log.partitions), [query]))[0]
+        """Return a channel's positions and entries: after `after`, else the newest. Raises Retry.
+
+        At most `logic.history_reads` at the same time, the others wait. Entries end early, with what is
+        farthest from where the reading began missing, once they have HISTORY_BYTES.
+        """
+        if self._places.locked():
+            self._metrics.logic_history_waits.inc()
+        async with self._places:
+            return await self._view(channel, after, before, limit)
+
+    async def _view(self, channel: str, after: int | None, before: int | None, limit: int) -> View:
+        newest = after is None
+        shard = partition_of(channel, self._log.partitions)
+        first: View | None = None
+        entries: list[tuple[int, bytes]] = []
+        size = 0
+        while True:
+            page = min(limit - len(entries), PAGE)
+            query = Query(
+                channel,
+                after=after or 0,
+                before=before,
+                limit=page,
+                newest=newest,
+                epoch=first.epoch if first else "",
+            )
+            (view,) = await self._log.read(shard, [query])
+            first = first or view
+            found = list(view.entries)
+            entries = found + entries if newest else entries + found
+            size += sum(len(entry) for _, entry in found)
+            if len(found) < page or len(entries) >= limit:
+                break
+            if size >= HISTORY_BYTES:
+                self._metrics.logic_history_cut.inc()
+                break
+            if newest:
+                before = found[0][0]
+            else:
+                after = found[-1][0]
+        return msgspec.structs.replace(first, entries=entries)
 
     async def history(
         self, channel: str, *, after: int | None = None, before: int | None = None, limit: int = 100

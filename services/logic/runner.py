@@ -220,6 +220,8 @@ class Runner:
         if self._running < self._logic.concurrency:
             self._running += 1
             self._spawn(self._work())
+        else:
+            self._metrics.logic_crowded.inc()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -60,7 +60,14 @@ class Service:
         await self._liveness.start()
         policies = settings.policies()
         gate = Gate(policies, parts.log, parts.bus, parts.clock)
-        reader = StoreReader(parts.log, parts.directory, self._liveness.alive, gate)
+        reader = StoreReader(
+            parts.log,
+            parts.directory,
+            self._liveness.alive,
+            gate,
+            parts.metrics,
+            reads=settings.logic.history_reads,
+        )
         deadline = settings.kafka.deadline
         api = Api(
             settings=settings,

@@ -89,7 +89,7 @@ class ApiWorld(World):
             log=self.log,
             directory=self.directory,
             metrics=self.metrics,
-            reader=StoreReader(self.log, self.directory, self.alive, self.gate()),
+            reader=StoreReader(self.log, self.directory, self.alive, self.gate(), self.metrics),
             producer=self.producer,
             bus=MemoryBus(self.broker),
             alive=self.alive,

@@ -407,3 +407,81 @@ async def test_a_store_that_is_away_and_a_bug(api, monkeypatch):
     problem = await api.call("GET", "/v1/channels/room:r/messages", status=500)
     assert "secret" not in str(problem)
     assert api.count("logic_api_requests_total", route="/v1/channels/{channel}/messages", status="500") == 1
+
+
+async def test_reads_of_history_are_bounded(api, monkeypatch):
+    """inv 7: above `logic.history_reads` the API says when to come back; a handler's read waits its turn."""
+    import asyncio
+
+    read, go = api.log.read, asyncio.Event()
+
+    async def slow(*arguments):
+        await go.wait()
+        return await read(*arguments)
+
+    monkeypatch.setattr(api.log, "read", slow)
+    path = "/v1/channels/room:r/messages"
+    on = [asyncio.ensure_future(api.call("GET", path)) for _ in range(16)]
+    while not api.api.reader.crowded:
+        await asyncio.sleep(0.01)
+    problem = await api.call("GET", path, status=503)
+    assert problem["retry"] is True
+    assert api.count("logic_history_refused_total") == 1
+    waiting = asyncio.ensure_future(api.api.reader.history("room:r"))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    go.set()
+    await asyncio.gather(waiting, *on)
+    assert api.count("logic_history_waits_total") == 1
+
+
+async def test_an_answer_of_history_is_bounded_in_bytes(api, monkeypatch):
+    """inv 7: what is large comes in several answers, from either end, with nothing left out."""
+    from services.logic import reading
+
+    monkeypatch.setattr(reading, "PAGE", 10)
+    monkeypatch.setattr(reading, "HISTORY_BYTES", 20_000)
+    many = [{"channel": "room:r", "type": "t", "data": "x" * 900} for _ in range(100)]
+    await api.call("POST", "/v1/publish", {"messages": many})
+
+    async def seqs(query: str) -> list[int]:
+        answer = await api.call("GET", f"/v1/channels/room:r/messages?{query}")
+        return [m["seq"] for m in answer["messages"]]
+
+    assert await seqs("after=0") == list(range(1, 31))
+    assert await seqs("after=30&before=35") == [31, 32, 33, 34]
+    assert await seqs("limit=100") == list(range(71, 101))
+    assert await seqs("before=71&limit=15") == list(range(56, 71))
+    assert api.count("logic_history_cut_total") == 2
+
+
+async def test_calls_at_the_same_time_are_bounded(api, monkeypatch):
+    """inv 7: above `api.calls` a call is told to come back before its body is read."""
+    import asyncio
+
+    import msgspec
+    from aiohttp.test_utils import TestClient, TestServer
+
+    from services.logic.api import create_api
+
+    settings = msgspec.structs.replace(api.settings, api=msgspec.structs.replace(api.settings.api, calls=2))
+    object.__setattr__(api.api, "settings", settings)
+    read, go = api.log.read, asyncio.Event()
+
+    async def slow(*arguments):
+        await go.wait()
+        return await read(*arguments)
+
+    monkeypatch.setattr(api.log, "read", slow)
+    headers = {"Authorization": "Bearer a-key-of-the-api"}
+    async with TestClient(TestServer(create_api(api.api))) as client:
+        path = "/v1/channels/room:r/messages"
+        on = [asyncio.ensure_future(client.get(path, headers=headers)) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        response = await client.get("/v1/nodes", headers=headers)
+        assert response.status == 503
+        assert response.headers["Retry-After"]
+        go.set()
+        assert [answer.status for answer in await asyncio.gather(*on)] == [200, 200]
+        assert (await client.get("/v1/nodes", headers=headers)).status == 200
+    assert api.count("logic_api_refused_total") == 1

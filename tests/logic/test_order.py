@@ -255,6 +255,7 @@ async def test_concurrency_is_bounded():
         world.send(f"u{user}", 1, "room:r", "work")
     await world.clock.advance(5)
     assert most == 4
+    assert world.count("logic_crowded_total") >= 36
     assert sum(world.committed.values()) == 40
     await world.stop()
 

@@ -128,6 +128,7 @@ class World:
             MemoryDirectory(MemoryRegistry()),
             lambda incarnation: incarnation not in self.dead,
             self.gate(),
+            self.metrics,
         )
         self.producers: list[FaultyProducer] = []
         self.workers: list[Worker] = []

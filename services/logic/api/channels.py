@@ -29,6 +29,9 @@ async def history(api: Api, call: Call) -> bytes:
     """Return messages of a channel: each as the log keeps it, without parsing it."""
     channel, query = call.path["channel"], call.query
     api.check_channel(channel)
+    if api.reader.crowded:
+        api.metrics.logic_history_refused.inc()
+        raise Retry("too much history is being read", after=1.0)
     view = await api.reader.view(channel, query.after, query.before, query.limit)
     name, epoch = _quote(channel), _quote(view.epoch)
     messages = b",".join(

@@ -109,18 +109,29 @@ def _detail(error: web.HTTPException) -> str:
     return error.text or error.reason
 
 
-def middleware(clock: Clock, metrics: Metrics) -> Middleware:
-    """Return the outermost middleware: every error leaves as a problem, every call is counted."""
+def middleware(clock: Clock, metrics: Metrics, most: int) -> Middleware:
+    """Return the outermost middleware: every error leaves as a problem, every call is counted.
+
+    Of calls, `most` are on at the same time; what is above is refused before its body is read.
+    """
+    on = 0
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal on
         started = clock.monotonic()
+        on += 1
         try:
+            if on > most:
+                metrics.logic_api_refused.inc()
+                raise Retry("too many calls are on", after=1.0)  # noqa: TRY301 - told as any other
             response: web.StreamResponse = await handler(request)
         except web.HTTPException as error:
             response = error if error.status < 400 else from_error(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem document
             response = from_error(error)
+        finally:
+            on -= 1
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         metrics.logic_api_requests.labels(route, str(response.status)).inc()

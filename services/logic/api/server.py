@@ -26,7 +26,8 @@ _encode: Final = msgspec.json.Encoder().encode
 def create_api(api: Api, extra: Callable[[web.Application], None] | None = None) -> web.Application:
     """Return the application. `extra` may add routes of its own, as the embedded cluster's demo page."""
     app = web.Application(
-        middlewares=[middleware(api.clock, api.metrics)], client_max_size=api.settings.api.body
+        middlewares=[middleware(api.clock, api.metrics, api.settings.api.calls)],
+        client_max_size=api.settings.api.body,
     )
     keys = tuple(key.encode() for key in api.settings.api.keys)
     for route in ROUTES:
