@@ -167,6 +167,8 @@ class Driver(Subscriber, asyncio.Protocol):
             return True
         if isinstance(codec, ProxyHeader) or codec.ended is None:
             return False
+        if codec.outgoing:  # after a close nothing may follow, so it follows what it came behind
+            self.transport.write(codec.take())
         self._codec_ended(codec.ended)
         return True
 
@@ -183,7 +185,7 @@ class Driver(Subscriber, asyncio.Protocol):
             if not self._node.admission.first(self):
                 return []
         payloads = codec.receive(data)
-        if codec.outgoing:
+        if codec.outgoing and codec.ended is None:
             self.transport.write(codec.take())
         if self.format == NO_FORMAT and codec.open:
             self._shaken(codec)
