@@ -82,6 +82,7 @@ class Judge:
 
     async def judge(self) -> None:
         self.world.ledger.settle()
+        self.world.loop.look_at_tasks()
         for person in self.world.people:
             person.check()
             if person.user in self.world.members and GROUP_CHANNEL not in person.memory.places:

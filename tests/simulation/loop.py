@@ -93,7 +93,14 @@ class Task(asyncio.Task[Any]):
 
     def __init__(self, number: int, coro: Any, **rest: Any) -> None:
         self.number = number  # first: whoever registers it asks for its hash
+        context = rest.get("context")
+        self.process = current() if context is None else context[_process]
         super().__init__(coro, **rest)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an exception that nobody has looked at."""
+        return self.done() and not self.cancelled() and self._log_traceback
 
     def __hash__(self) -> int:
         return self.number
@@ -121,6 +128,7 @@ class SimLoop(_Base):  # type: ignore[misc]
         self._running = False
         self._closed = False
         self._tasks: list[Task] = []
+        self._failed: list[Task] = []
 
     # processes
 
@@ -203,17 +211,21 @@ class SimLoop(_Base):  # type: ignore[misc]
         # A task has a copy of its maker's context, so what it sets is its own; the process is in it.
         task = Task(next(self._numbers), coro, loop=self, name=name, context=context and context.copy())
         if task.number % 4096 == 0:
-            self._look_at_tasks()
+            self.look_at_tasks()
         self._tasks.append(task)
         return task
 
-    def _look_at_tasks(self) -> None:
-        """Report tasks that failed and that nobody asked how they ended; forget those that are done."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled() and task._log_traceback:
+    def look_at_tasks(self) -> None:
+        """Forget tasks that are done, but for those that failed and that nobody has asked how they ended."""
+        self._failed += [task for task in self._tasks if task.failed and not task.process.dead]
+        self._tasks = [task for task in self._tasks if not task.done()]
+
+    def _report_tasks(self) -> None:
+        """Report who failed a while ago, and still nobody has asked."""
+        for task in self._failed:
+            if task.failed and not task.process.dead:
                 name = getattr(task.get_coro(), "__qualname__", "")
                 self._on_error({"message": f"the task {name} failed", "exception": task.exception()})
-        self._tasks = [one for one in self._tasks if not one.done()]
 
     def run_until_complete(self, future: Any) -> Any:
         previous = asyncio._get_running_loop()
@@ -279,7 +291,7 @@ class SimLoop(_Base):  # type: ignore[misc]
 
     def close(self) -> None:
         """Forget everything; what is left of tasks runs no more."""
-        self._look_at_tasks()
+        self._report_tasks()
         self._closed = True
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -128,3 +128,24 @@ def test_an_exception_in_a_callback_is_reported() -> None:
     loop.run_until_complete(main())
     loop.close()
     assert [str(error["exception"]) for error in errors] == ["it"]
+
+
+def test_a_task_that_failed_and_that_nobody_asked_is_reported() -> None:
+    """The collector is off during a run: what it would report is looked for."""
+    loop, errors = made()
+
+    async def fail() -> None:
+        raise ValueError("it")
+
+    async def main() -> None:
+        alive, dying = loop.process("alive"), loop.process("dying")
+        unasked, asked, _ = (loop.spawn(process, fail()) for process in (alive, alive, dying))
+        await asyncio.sleep(1)
+        loop.kill(dying)
+        loop.look_at_tasks()
+        assert asked.exception() is not None
+        assert unasked.done()
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert [str(error["exception"]) for error in errors] == ["it"]
