@@ -277,7 +277,8 @@ class SimLoop(_Base):  # type: ignore[misc]
                 self._on_error({"message": f"a callback failed: {handle.call!r}", "exception": error})
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        if not self._closed:
+        task = context.get("task", context.get("future"))
+        if not self._closed and not (isinstance(task, Task) and task.process.dead):
             self._on_error(context)
 
     def get_debug(self) -> bool:
