@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"holdfast {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    dev = commands.add_parser("dev", help="the whole system in this process, with a demo page")
-    dev.add_argument("app", nargs="?", help="your handlers, as module:name (default: the demo's)")
-    dev.set_defaults(run=_dev)
-
     config = argparse.ArgumentParser(add_help=False)
     config.add_argument("--config", metavar="FILE", help="a TOML file with settings (or HOLDFAST_CONFIG)")
+    dev = commands.add_parser(
+        "dev",
+        parents=[config],
+        help="the whole system in this process, with a demo page",
+        description="Run all services in this process, on memory, with a demo page on port 8080: "
+        "what it holds is gone when it ends. Ctrl-C ends it.",
+    )
+    dev.add_argument(
+        "app",
+        nargs="?",
+        help="your handlers, as MODULE:NAME (`chat:app` for the App named app in chat.py here; default: the "
+        "setting logic.app, else the demo's)",
+    )
+    dev.set_defaults(run=_dev)
+
     for role, about in _SERVICES.items():
         service = commands.add_parser(
             role, parents=[config], help=about, description=f"Run a service: {about}."
@@ -63,21 +75,29 @@ def _parser() -> argparse.ArgumentParser:
     operator.add_argument("--json", action="store_true", help="answer in JSON")
     deadletter.add(commands, operator)
 
-    settings = commands.add_parser("settings", help="list every setting with its default")
+    settings = commands.add_parser(
+        "settings",
+        help="list every setting with its default",
+        description="List every setting: its environment variable with the default, and what it means.",
+    )
     settings.set_defaults(run=_settings)
     return parser
 
 
+def _use_config(options: argparse.Namespace) -> None:
+    """Let this process, and workers that it starts, read the settings file."""
+    if options.config:
+        os.environ["HOLDFAST_CONFIG"] = options.config
+
+
 def _dev(options: argparse.Namespace) -> int:
+    _use_config(options)
     sys.path.insert(0, "")  # so that `module:name` finds a module in the current folder
     return int(load_services("embedded.dev").run_dev(options.app) or 0)
 
 
 def _service(options: argparse.Namespace) -> int:
-    import os  # noqa: PLC0415
-
-    if options.config:
-        os.environ["HOLDFAST_CONFIG"] = options.config
+    _use_config(options)
     sys.path.insert(0, "")
     from holdfast.process import main as run  # noqa: PLC0415
 

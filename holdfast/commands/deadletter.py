@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +13,6 @@ from holdfast.deadletters import DeadLetters, Found, original
 from holdfast.errors import Stop
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from holdfast.bus.port import Bus
@@ -44,7 +45,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         help="one with its original",
         description="Show a dead letter: why it is one, and the original with its content.",
     )
-    one.add_argument("letter", metavar="LETTER", help="its name, as 3-17")
+    one.add_argument("letter", type=_name, metavar="LETTER", help="its name, as 3-17")
     one.set_defaults(run=_run, work=show_one)
 
     again = actions.add_parser(
@@ -54,7 +55,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         description="Handle dead letters again, each as a new message under a key of its own: retried twice, "
         "it is one message. Exits with 1 where one was not retried.",
     )
-    again.add_argument("letters", metavar="LETTER", nargs="*", help="names, as 3-17")
+    again.add_argument("letters", type=_name, metavar="LETTER", nargs="*", help="names, as 3-17")
     again.add_argument("--all", action="store_true", help="all that `list` shows, oldest first")
     again.add_argument(
         "--force", action="store_true", help="those too that were retried before, or may have been"
@@ -71,16 +72,22 @@ def _choosing(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
-_positive.__name__ = "number above 0"  # argparse says: invalid number above 0 value
+def _name(text: str) -> str:
+    if not re.fullmatch("[0-9]+-[0-9]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name as `holdfast deadletter list` shows, as 3-17"
+        )
+    return text
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.work is retry:
+        _check_chosen(options)
     from holdfast.process import run_loop  # noqa: PLC0415 - uvloop and the adapters, only where used
 
     return run_loop(_on_kafka(options))
@@ -153,8 +160,7 @@ async def show_one(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
 async def retry(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
     """Handle letters again."""
     letters = DeadLetters(bus, clock)
-    if bool(options.letters) == options.all:
-        raise Stop("name the letters to retry, or give --all")
+    _check_chosen(options)
     chosen: Sequence[Found]
     if options.all:
         chosen = await letters.newest(options.limit, reason=options.reason)
@@ -174,6 +180,12 @@ async def retry(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
     else:
         say(table(("letter", "outcome"), list(outcome.items())))
     return 0 if all(result == "retried" for result in outcome.values()) else 1
+
+
+def _check_chosen(options: argparse.Namespace) -> None:
+    """Raise Stop unless either names or --all are given."""
+    if bool(options.letters) == options.all:
+        raise Stop("deadletter retry: name the letters to retry, or give --all")
 
 
 def _state(state: str) -> str:

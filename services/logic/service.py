@@ -169,21 +169,28 @@ def load_app(path: str) -> App:
     """
     if not path:
         return App()
-    setting = "logic.app (HOLDFAST_LOGIC_APP)"
+    setting = f"the app {path!r} (logic.app, HOLDFAST_LOGIC_APP)"
     module, _, name = path.partition(":")
     if not module or not name:
-        raise Stop(f"{setting} must be module:name, as `chat.handlers:app`; it is {path!r}")
+        raise Stop(f"{setting} must be module:name, as `chat.handlers:app`")
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
         if module == missing or module.startswith(f"{missing}."):
-            raise Stop(f"{setting}: there is no module {missing!r} on Python's path") from None
+            file = missing.replace(".", "/") + ".py"
+            raise Stop(
+                f"{setting}: there is no module {missing!r}; start in the folder of {file}, or install it"
+            ) from None
         raise Stop(f"{setting}: {module} cannot be imported: {error}") from error
     except Exception as error:
         raise Stop(f"{setting}: {module} cannot be imported: {type(error).__name__}: {error}") from error
     app = getattr(loaded, name, None)
     if not isinstance(app, App):
         what = "has no" if app is None else f"holds a {type(app).__name__}, not an App, as"
-        raise Stop(f"{setting}: {module} {what} {name!r}")
+        apps = [other for other, value in vars(loaded).items() if isinstance(value, App)]
+        hint = (
+            f"; its App is {module}:{apps[0]}" if apps else "; it has no App at all: `app = holdfast.App()`"
+        )
+        raise Stop(f"{setting}: {module} {what} {name!r}{hint}")
     return app

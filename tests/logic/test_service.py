@@ -118,7 +118,9 @@ def modules(tmp_path, monkeypatch):
         ("app_missing.deep:app", "no module 'app_missing'"),
         ("app_broken:app", "nothing_of_this_name"),
         ("app_fails:app", "RuntimeError: on import"),
-        ("app_good:nobody", "has no 'nobody'"),
+        ("app_good:nobody", "has no 'nobody'; its App is app_good:handlers"),
+        ("json:dumps", "it has no App at all"),
+        ("app_missing.deep:app", "start in the folder of app_missing.py"),
         ("app_good:other", "holds a int, not an App"),
     ],
 )
