@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from holdfast.protocol.frames import ClientFrame, FrameId
 
-__all__ = ["HELD", "Bounds", "Connection", "Event", "Host", "State"]
+__all__ = ["FLOOD", "HELD", "Bounds", "Connection", "Event", "Host", "State"]
 
 HELD: Final = 32
 """Frames that may wait while `connect` is being worked on; one above it is refused with `too_many`."""
@@ -150,6 +150,11 @@ class Connection:
         if self.state is not _CLOSED:
             for frame_id in sent.ids:
                 self._refuse("unavailable", reason, frame_id)
+
+    def unacked(self, frame_id: FrameId) -> bool:
+        """Tell whether this is a send whose ack has not gone out yet."""
+        sends = self._sends
+        return sends is not None and any(frame_id in sent.ids for sent in sends.values())
 
     def answered(self, frame_id: FrameId) -> bool:
         """Tell whether this request still waits; it does no longer."""

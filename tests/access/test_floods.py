@@ -157,6 +157,21 @@ async def test_who_does_not_read_is_not_read_from(monkeypatch: pytest.MonkeyPatc
         assert [n for _, n in world.sends()] == list(range(1, 1001))
 
 
+async def test_what_waits_of_who_does_not_read_is_dropped_too() -> None:
+    """A connection that ends while it is paused leaves nothing behind."""
+    async with World(buffer=2000, in_flight=4000, **ROOMY) as world:
+        bob = await world.join("bob")
+        bob.stop_reading()
+        only(world).data_received(b"".join(b"\0\0\0\x0c" + b'{"t":"ping"}' for _ in range(2000)))
+        await world.clock.settle()
+        assert only(world).paused
+        assert len(world.node.inflow._rest) == 1
+        bob.transport.abort()
+        await bob.gone()
+        await world.clock.settle()
+        assert world.node.inflow._rest == {}
+
+
 async def test_what_waits_is_dropped_with_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that ends leaves nothing of its read behind, and the others go on."""
     monkeypatch.setattr(inflow, "SLICE_SECONDS", -1.0)

@@ -101,6 +101,27 @@ async def test_a_reset_to_a_crowd(tcp: bool) -> None:
         assert world.value("access_resets") == CROWD
 
 
+async def test_a_reset_in_the_middle_of_a_fan_out() -> None:
+    """inv 4: of the epoch before nothing comes after the reset, also to those whose turn had not come."""
+    async with World(sends_a_slice=SENDS) as world:
+        clients = await crowd_in(world, "room:1")
+        channel = world.node.registry.get("room:1")
+        assert channel is not None
+        counts = writes(world)
+        world.push("room:1", await world.append("room:1", "1"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert 0 < sum(counts.values()) < CROWD
+        view = (await world.log.read(channel.shard, [Query("room:1")]))[0]
+        world.node.delivery._switch(channel, msgspec.structs.replace(view, epoch="new.99", head=7, first=8))
+        for client in clients:
+            await client.got("reset", epoch="new.99")
+        await world.clock.settle()
+        kinds = [[frame["t"] for frame in client.frames[2:]] for client in clients]
+        assert all(kind in (["message", "reset"], ["reset"]) for kind in kinds)
+        assert ["reset"] in kinds
+
+
 async def test_a_reset_reaches_who_does_not_read() -> None:
     """inv 4: who was put aside before a reset is told of it, and goes on behind it."""
     async with World(sends_a_slice=SENDS, buffer=2000) as world:
@@ -118,6 +139,7 @@ async def test_a_reset_reaches_who_does_not_read() -> None:
         await clients[0].got("message", epoch="new.99")
         slow.read_again()
         await slow.got("reset")
+        assert slow.take("reset")[0]["epoch"] == "new.99"
         place = [frame["t"] for frame in slow.frames].index("reset")
         assert all(frame["epoch"] != "new.99" for frame in slow.frames[:place] if frame["t"] == "message")
         assert all(frame["epoch"] == "new.99" for frame in slow.frames[place:] if frame["t"] == "message")

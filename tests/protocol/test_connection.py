@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from holdfast.errors import Reject, Retry
 from holdfast.protocol import frames
 from holdfast.protocol.codes import CODES
-from holdfast.protocol.connection import HELD, Bounds, Connection, Event, State
+from holdfast.protocol.connection import FLOOD, HELD, Bounds, Connection, Event, State
 from holdfast.protocol.states import TABLE, markdown
 
 BOUNDS = Bounds(rate=10, burst=20, in_flight=4, subscriptions=2)
@@ -268,6 +268,40 @@ def test_rate_limit_is_a_token_bucket() -> None:
     first.machine.receive(frames.Ping(), 1.0)
     assert first.send(1, now=1.0) == "rate_limited"
     assert first.send(2, now=2.0) == "out_of_order"
+
+
+@pytest.mark.parametrize(("times", "ends"), [(0.9, False), (1.9, False), (4.0, True), (100.0, True)])
+def test_a_flood_is_what_stays_above_twice_the_rate(times: float, ends: bool) -> None:
+    """inv 7: refusals add up only where fewer frames are taken than refused."""
+    host = FakeHost().open()
+    for number in range(2000):
+        host.machine.receive(frames.Ping(), number / (BOUNDS.rate * times))
+    assert host.ended == (["flooding"] if ends else [])
+
+
+def test_controls_count_as_frames() -> None:
+    """inv 7: what the carrier itself sends takes from the same bucket, and floods as other frames do."""
+    host = FakeHost().open()
+    host.machine.controls(BOUNDS.burst, 0.0)
+    assert host.ended == []
+    host.machine.receive(frames.Ping(), 0.0)
+    assert host.answers[-1].code == "rate_limited"
+    host.machine.controls(FLOOD * BOUNDS.burst + 1, 0.0)
+    assert host.ended == ["flooding"]
+    host.machine.controls(1000, 0.0)
+    assert host.ended == ["flooding"]
+
+
+def test_a_request_that_failed_is_told_from_a_later_one() -> None:
+    """A failure is told once, and not to a later request that has the same id."""
+    host = FakeHost().open()
+    host.machine.receive(frames.Request(1, "q"), 0.0)
+    host.machine.unasked(1, 9.0)
+    assert host.machine.waiting == 1
+    host.machine.unasked(1, 10.0)
+    host.machine.unasked(1, 10.0)
+    assert [answer.code for answer in host.answers if isinstance(answer, frames.Error)] == ["unavailable"]
+    assert host.machine.waiting == 0
 
 
 def test_in_flight_is_bounded() -> None:
