@@ -8,6 +8,7 @@ heard for 3 s is asked the same once a second: delivery degrades to polling, it 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .node import AccessNode
 
 QUIET_SECONDS: Final = 3.0
+ACK_SECONDS: Final = 0.01
+"""Seconds after which a refusal is looked at again whose send was not acked yet."""
+
 PAGE: Final = 1000
 """Channels in one answer to "what changed", at most."""
 
@@ -163,6 +167,10 @@ class Links:
             answer = _decode(item.frame)
         except msgspec.DecodeError:
             node.metrics.access_replies_dropped.inc()
+            return
+        if answer.t == "error" and answer.id is not None and driver.machine.unacked(answer.id):
+            # The whole way round was faster than the queue's own answer: a refusal comes after its ack.
+            node.clock.call_later(ACK_SECONDS, functools.partial(self._reply, item))
             return
         asked = answer.id is not None and driver.machine.answered(answer.id)
         if answer.t == "reply" and not asked:

@@ -84,6 +84,30 @@ async def test_request_and_reply() -> None:
         assert world.value("access_replies_dropped") == 4
 
 
+async def test_a_refusal_comes_after_its_ack() -> None:
+    """A refusal that was faster than the queue's own answer waits for the ack, at most until its deadline."""
+    async with World() as world:
+        bob = await world.join("bob")
+        world.broker.away = True
+        bob.send(t="send", id=1, n=1, to="user:x", type="t", data=None)
+        bob.send(t="send", id=2, n=2, to="user:x", type="t", data=None)
+        await world.clock.settle()
+        refusal = {"t": "error", "code": "rejected", "message": "m", "retry": False}
+        world.reply(bob.number, refusal | {"id": 1})
+        world.reply(bob.number, refusal | {"id": 2}, deadline=world.clock.now_ms() + 500)
+        await world.clock.advance(1)
+        assert len(bob.frames) == 1
+        world.broker.away = False
+        world.broker.wake()
+        await world.clock.advance(1)
+        assert [(frame["t"], frame["id"]) for frame in bob.frames[1:]] == [
+            ("ack", 1),
+            ("ack", 2),
+            ("error", 1),
+        ]
+        assert world.value("access_replies_dropped") == 1
+
+
 async def test_subscribe_and_unsubscribe() -> None:
     """Subscriptions are answered, repeated harmlessly, ended by who asked for them, and bounded."""
     async with World(subscriptions=2) as world:
