@@ -24,7 +24,7 @@ from deploy.local.process import Unavailable
 from loadtest import report, scenario
 from loadtest.native import MissingTool
 from loadtest.run import Run
-from loadtest.target import Target
+from loadtest.target import SETTINGS, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def _cluster(options: argparse.Namespace, folder: Path) -> Iterator[LocalCluster
         yield None
         return
     counts = {role: getattr(options, role) for role in ("access", "logic", "dispatch")}
-    with LocalCluster(folder / "cluster", **counts) as cluster:
+    with LocalCluster(folder / "cluster", **counts, settings=SETTINGS) as cluster:
         yield cluster
 
 

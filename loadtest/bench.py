@@ -20,7 +20,7 @@ from loadtest.backend import Backend
 from loadtest.generators import Generators, Members
 from loadtest.page import heading, publish
 from loadtest.scenario import Crowd
-from loadtest.target import Target
+from loadtest.target import SETTINGS, Target
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,7 +72,7 @@ class Paths:
         await generators.count("run 2")  # until it flows
         result = await self._spent(lambda: generators.count(f"run {self._seconds}"))
         await generators.each("load 0 0")  # ends `flight`, too
-        await generators.count("run 1")
+        await self._rest()
         return result
 
     async def _published(self, backend: Backend) -> None:
@@ -82,7 +82,13 @@ class Paths:
         while not sending.done():
             await self._generators.count("run 0.5")
         await sending
-        await self._generators.count("run 1")
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait until nothing comes any more: what is on its way is not the next path's."""
+        before = -1.0
+        while before < (before := (await self._generators.count("run 1"))["messages"]):
+            pass
 
     async def _spent(self, work: Callable[[], Awaitable[object]]) -> dict[str, float]:
         generators = self._generators
@@ -157,7 +163,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1) as cluster:
+        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
             rows = asyncio.run(measure(folder, Target.of_cluster(cluster.dir), options))
     text = table(rows, f"make bench RUNS={options.runs}", options.runs)
     publish("paths", text, write=options.write)

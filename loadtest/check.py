@@ -17,6 +17,7 @@ import aiohttp
 from deploy.local.cluster import LocalCluster
 from loadtest.native import cpu_seconds, resident
 from loadtest.plane import Floor, Plane, Room
+from loadtest.target import SETTINGS
 
 SIZE: Final = 1000
 TURNS: Final = 6
@@ -73,7 +74,7 @@ async def fan_out(plane: Plane) -> dict[str, float]:
 
 def measure(folder: Path) -> dict[str, float]:
     """Measure everything on a cluster of its own."""
-    with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1) as cluster:
+    with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
         plane = Plane(folder, cluster, 2000)
         return accepts(plane) | asyncio.run(fan_out(plane))
 

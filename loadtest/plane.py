@@ -22,7 +22,7 @@ from deploy.local.cluster import LocalCluster
 from deploy.local.process import free_port
 from loadtest.native import Program, cpu_seconds, resident
 from loadtest.page import publish, table
-from loadtest.target import Target
+from loadtest.target import SETTINGS, Target
 
 PAYLOAD = "x" * 128
 DELIVERIES = 270_000
@@ -30,6 +30,9 @@ DELIVERIES = 270_000
 
 TURNS = 9
 """In which ours and the floor take part one after the other."""
+
+WINDOW = 256
+"""Connections on their way in at a time: a storm, of which the process takes what it can."""
 
 FLOOR_NAMES = {"send": "C loop of send()", "uring": "io_uring"}
 
@@ -43,6 +46,7 @@ class Plane:
         self.cluster = cluster
         self.target = Target.of_cluster(cluster.dir)
         self._source = 0
+        self.window = WINDOW
 
     @property
     def access(self) -> int:
@@ -60,7 +64,7 @@ class Plane:
         tokens = self.target.write_tokens(
             self.folder / f"tokens-{prefix}", (f"{prefix}{n}" for n in range(count))
         )
-        return Program("crowd", self.target.port(), tokens, channel, self.source())
+        return Program("crowd", self.target.port(), tokens, channel, self.source(), self.window)
 
     def source(self) -> int:
         """Return the number of an address that no crowd has left from yet."""
@@ -96,7 +100,7 @@ class Plane:
         none = self.folder / "none"
         none.write_text("none\n" * self.connections)
         time.sleep(0.2)  # until it listens
-        crowd = Program("crowd", port, none, "-", self.source())
+        crowd = Program("crowd", port, none, "-", self.source(), self.window)
         before = cpu_seconds(floor.pid)
         crowd.say(f"open {self.connections}")
         spent = cpu_seconds(floor.pid) - before
@@ -259,7 +263,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1) as cluster:
+        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
             plane = Plane(folder, cluster, options.connections)
             rows = asyncio.run(measure(plane, options.runs, options.sizes))
     command = f"make bench-plane RUNS={options.runs}"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 TOKEN_SECONDS = 86_400
 
+SETTINGS = {"access.rebalance_rate": 0}
+"""Of the clusters that are started for a measurement: its clients stay where they were put."""
+
 
 class Target(msgspec.Struct):
     """A cluster. `pids` are those of its processes by node or server name, empty where they are elsewhere."""
