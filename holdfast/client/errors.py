@@ -10,7 +10,8 @@ from holdfast.protocol.codes import CODES
 _ADVICE: Final = {
     "bad_frame": "this client and the server do not speak the same protocol; check their versions",
     "too_large": "send smaller frames than limits.frame",
-    "connect_first": "the server saw no valid connect in time; check what is between client and server",
+    "connect_first": "the server did not take the connect frame; check `client`, `device` and versions",
+    "flooding": "stay within limits.rate",
     "unauthorized": "get a valid token, or give the client a callable that gets one",
     "disconnected": "it was ended through the API or by another device; connect() comes back on purpose",
     "superseded": "another client uses the same `client` id; give each its own, or leave it out",
