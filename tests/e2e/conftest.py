@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Kafka, Redis, Consul, and two processes of each service."""
     running = LocalCluster(
-        tmp_path_factory.mktemp("cluster"), access=2, logic=2, dispatch=2, app="tests.e2e.handlers:app"
+        tmp_path_factory.mktemp("cluster"),
+        access=2,
+        logic=2,
+        dispatch=2,
+        app="tests.e2e.handlers:app",
+        settings={"access.devices": ["till=class"]},
     )
     try:
         running.start()

@@ -148,6 +148,26 @@ async def test_a_node_that_was_only_cut_off(people, cluster, eventually):
     ]
 
 
+async def test_one_of_a_class_across_nodes(people, eventually):
+    """A newer session of the same class, on another node, ends the older one for good; others stay."""
+    user = people.name("ann")
+    old = await people.join(user, 0, device="till")
+    web = await people.join(user, 0, device="web")
+    ended: list[object] = []
+    old.on("disconnected")(lambda end: ended.append((end.code, end.again)))
+    web.on("disconnected")(ended.append)
+    new = await people.join(user, 1, device="till")
+
+    async def gone():
+        return ended
+
+    assert await eventually(gone, 5) == [(4104, False)]
+    found = (await people.api("GET", f"/v1/users/{user}/presence"))["sessions"]
+    there = {session["session"] for session in found}
+    assert {web.session.session, new.session.session} <= there
+    assert ended == [(4104, False)]
+
+
 async def test_an_outage_of_redis_ends_no_session(people, cluster, eventually):
     """inv 6: Redis away for 8 s: nobody is dead, nothing is closed, presence is as it was."""
     user = people.name("watched")
