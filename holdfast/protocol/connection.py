@@ -16,6 +16,7 @@ import msgspec
 
 from holdfast.errors import Reject, Retry
 from holdfast.protocol import frames
+from holdfast.protocol.allowance import FLOOD, Allowance
 from holdfast.protocol.codes import retriable
 from holdfast.protocol.frames import Error
 from holdfast.protocol.host import Bounds, Host
@@ -30,10 +31,6 @@ __all__ = ["FLOOD", "HELD", "Bounds", "Connection", "Event", "Host", "State"]
 
 HELD: Final = 32
 """Frames that may wait while `connect` is being worked on; one above it is refused with `too_many`."""
-
-FLOOD: Final = 4
-"""Times the burst that may be refused as `rate_limited` before the connection is ended as `flooding`. Each
-frame that is within the rate takes one refusal back: what ends is sent at more than twice the rate."""
 
 UNSET: Final = -1
 
@@ -52,35 +49,30 @@ class _Sent(NamedTuple):
     again: bool
 
 
-class Connection:
+class Connection(Allowance):
     """One connection. `subscriptions` counts channels that were asked for."""
 
     __slots__ = (
         "_acked",
-        "_allowance",
         "_floor",
         "_held",
         "_next",
-        "_refused",
         "_requests",
         "_sends",
         "_waiting",
-        "bounds",
         "host",
         "state",
         "subscriptions",
     )
 
     def __init__(self, host: Host, bounds: Bounds) -> None:
+        super().__init__(bounds)
         self.host = host
-        self.bounds = bounds
         self.state = _NEW
         self.subscriptions = 0
         self._next = UNSET
         self._floor = 0  # the lowest n that may come again: what is below it never came into the queue
         self._waiting = 0
-        self._allowance = 0.0
-        self._refused = 0
         self._acked: tuple[int, int, str] | None = None
         self._sends: dict[int, _Sent] | None = None
         self._requests: dict[FrameId, float] | None = None
@@ -111,7 +103,7 @@ class Connection:
         if self.state is _CLOSED:
             return
         for taken in range(count):
-            if self._take(now):
+            if self.take(now):
                 self._excess(count - taken)
                 return
 
@@ -194,28 +186,14 @@ class Connection:
 
     # limits
 
-    def _take(self, now: float) -> float:
-        """Take one from the token bucket, kept as the time at which it is full again; return the seconds by
-        which it came too early, 0 where it did not."""  # noqa: D209, D205
-        bounds = self.bounds
-        full = max(self._allowance, now)
-        early = full - now - (bounds.burst - 1) / bounds.rate
-        if early > 1e-9:  # what adding fractions of a second leaves behind
-            return early
-        self._allowance = full + 1 / bounds.rate
-        if self._refused:
-            self._refused -= 1
-        return 0.0
-
     def _excess(self, count: int = 1) -> None:
         """Count what was refused; end a connection that does not listen."""
-        self._refused += count
-        if self._refused > FLOOD * self.bounds.burst:
+        if self.refused(count):
             self.signal(Event.ENDED, "flooding", "far more frames than allowed")
 
     def _spend(self, frame: ClientFrame | None, now: float) -> bool:
         """Count a frame against the rate; False: it is refused."""
-        early = self._take(now)
+        early = self.take(now)
         if not early:
             return True
         if isinstance(frame, frames.Send) and self._next == UNSET:

@@ -41,7 +41,7 @@ class Admission:
         self._numbers = 0
         self._by_address: dict[str, int] = {}
         self._refused: dict[Driver, str] = {}
-        self._allowance = 0.0  # when the bucket is full again, as in `protocol.connection`
+        self._allowance = 0.0  # when the bucket is full again, as in `protocol.allowance`
         self._promised = 0.0  # the last place in the queue of those who were turned away
 
     def opened(self, driver: Driver) -> bool:
