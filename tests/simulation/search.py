@@ -90,20 +90,23 @@ def search(
             tell(f"going on at seed {found.next}, after {len(found.failing)} failing ones")
     began = saved = time.monotonic()
     offset = found.seconds
-    for one in many(range(found.next, first + count), classes):
-        found.next = one.seed + 1
-        found.simulated += one.simulated
-        for name, number in one.counts.items():
-            found.counts[name] = found.counts.get(name, 0) + number
-        if one.violations:
-            found.failing[one.seed] = one.violations[0]
-            tell(f"seed {one.seed}: {one.violations[0]}")
-        now = time.monotonic()
-        found.seconds = offset + now - began
-        if file is not None and now - saved > SAVE_EVERY:
-            saved = now
-            _save(file, found)
-            tell(f"{found.next - first} seeds, {len(found.failing)} failing, {summary(found)}")
+    try:
+        for one in many(range(found.next, first + count), classes):
+            found.next = one.seed + 1
+            found.simulated += one.simulated
+            for name, number in one.counts.items():
+                found.counts[name] = found.counts.get(name, 0) + number
+            if one.violations:
+                found.failing[one.seed] = one.violations[0]
+                tell(f"seed {one.seed}: {one.violations[0]}")
+            now = time.monotonic()
+            found.seconds = offset + now - began
+            if file is not None and now - saved > SAVE_EVERY:
+                saved = now
+                _save(file, found)
+                tell(f"{found.next - first} seeds, {len(found.failing)} failing, {summary(found)}")
+    except KeyboardInterrupt:
+        tell(f"stopped before seed {found.next}; the same command goes on there")
     if file is not None:
         _save(file, found)
     return found
