@@ -18,10 +18,10 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs rules wheel lock cluster cluster-stop bench bench-plane bench-check load clean
+.PHONY: help run simulate chaos test check static format docs rules k8s-check wheel lock cluster cluster-stop bench bench-plane bench-check load clean
 
 help: ## list what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
 
 $(STAMP): $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (or: make PYTHON=/path)" >&2; exit 1; }
@@ -57,6 +57,9 @@ docs: $(STAMP) ## write the pages that are generated
 rules: $(STAMP) ## write the alert rules and dashboards that are generated
 	$(PY) -m deploy.prometheus.generate
 	$(PY) -m deploy.grafana.generate
+
+k8s-check: $(STAMP) ## what is checked of deploy/ without a cluster: manifests, policies, rules, balancers, image
+	$(PY) -m pytest -q tests/k8s tests/balancer/test_configuration.py tests/observe/test_rules.py
 
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel

@@ -118,6 +118,7 @@ def _environment(
     ports = {name: free_port() for name in _PORTS}
     values = {
         "CERTIFICATE": str(make_certificate(directory / "tls.pem")),
+        "KEY": str(directory / "tls.pem"),
         "SOCKET": str(directory / "haproxy.sock"),
         "RUN": str(directory),
         "FILES": "5000",

@@ -1,6 +1,6 @@
 """Writes the rule files: `python -m deploy.prometheus.generate`.
 
-`holdfast.rules.yml` is for a Prometheus of one's own, `../k8s/monitoring/rules.yaml` for the operator's.
+`holdfast.rules.yml` is for a Prometheus of one's own; what the operator reads is among deploy/k8s's components.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def files() -> dict[Path, str]:
     }
     return {
         HERE / "holdfast.rules.yml": NOTE + dump({"groups": groups()}),
-        HERE.parent / "k8s" / "monitoring" / "rules.yaml": NOTE + dump(operator),
+        HERE.parent / "k8s" / "components" / "monitoring" / "rules.yaml": NOTE + dump(operator),
     }
 
 

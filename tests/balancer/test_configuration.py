@@ -40,3 +40,10 @@ def test_both_balancers_keep_silent_connections_for_longer_than_the_nodes_do() -
     ]
     assert len(found) == 4
     assert min(found) > 2 * Access().heartbeat
+
+
+def test_kubernetes_gives_every_variable_of_the_nginx_template() -> None:
+    """Nginx has no defaults for them: a forgotten variable would stand there as text."""
+    wanted = set(re.findall(r"\$\{(BALANCER_\w+)\}", (DEPLOY / "nginx/nginx.conf.template").read_text()))
+    manifest = (DEPLOY / "k8s/components/nginx/nginx.yaml").read_text()
+    assert set(re.findall(r"name: (BALANCER_\w+)", manifest)) == wanted

@@ -45,7 +45,7 @@ def test_the_files_are_what_the_code_makes() -> None:
 def test_panels_lie_beside_each_other_and_ask_for_metrics_that_exist() -> None:
     """No two panels overlap; every metric and label is in the table of metrics."""
     for dashboard in DASHBOARDS:
-        places = set()
+        places: set[tuple[int, int]] = set()
         for panel in render(dashboard)["panels"]:
             grid = panel["gridPos"]
             cells = {
