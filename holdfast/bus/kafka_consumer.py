@@ -49,6 +49,9 @@ class KafkaConsumer:
         self._settled = asyncio.Event()
         self._settled.set()
         self._pull: asyncio.Task[Any] | None = None
+        # One that took too long is waited for, not cancelled: aiokafka shields the request beneath it, whose
+        # failure nobody would ask for then.
+        self._commit: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
 
     async def fetch(self, max_records: int, timeout: float) -> Mapping[int, Sequence[Record]]:
@@ -131,12 +134,20 @@ class KafkaConsumer:
         where = {TopicPartition(self._name, partition): offset for partition, offset in offsets.items()}
         try:
             async with asyncio.timeout(self._deadline):
-                await self._beneath.commit(where)
+                if self._commit is not None:
+                    await asyncio.wait({self._commit})
+                commit = asyncio.create_task(self._beneath.commit(where), name="kafka consumer's commit")
+                commit.add_done_callback(_take_note)
+                self._commit = commit
+                await asyncio.wait({commit})
+                commit.result()
         except (KafkaError, IllegalStateError, TimeoutError) as error:
             raise Retry(f"Kafka did not take the commit: {error!r}") from error
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Consumer`."""
+        if self._commit is not None:
+            self._commit.cancel()
         if self._pull is not None:
             self._pull.cancel()
             await asyncio.wait([self._pull])
@@ -197,6 +208,12 @@ class KafkaConsumer:
             start, end = ends[tp.partition]
             if not start <= position <= end:
                 raise OffsetLost(tp.partition, position, start, end)
+
+
+def _take_note(done: asyncio.Task[Any]) -> None:
+    """Take what a task ended with, that nobody may wait for any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 class Moves(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
