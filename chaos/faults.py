@@ -68,8 +68,9 @@ class Faults:
                 group.create_task(self._one(fault))
 
     async def _one(self, fault: Fault) -> None:
-        whom = fault.kind.on if fault.kind.on in ("kafka", "redis") else fault.target
-        lock = self._locks.setdefault(f"{whom} {fault.to}", asyncio.Lock())
+        # Of three brokers one may be away at a time, not two.
+        whom = fault.kind.on if fault.kind.on == "kafka" else f"{fault.target} {fault.to}"
+        lock = self._locks.setdefault(whom, asyncio.Lock())
         async with lock:
             done = Done(fault, self._now())
             self.done.append(done)

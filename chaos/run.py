@@ -67,7 +67,11 @@ class Run:
         settings: dict[str, Any] = {
             f"{kind}.{key}": value for kind, policy in _CHANNELS.items() for key, value in policy.items()
         }
-        settings |= {"access.buffer": 16_384, "access.catch_up": 100_000}
+        settings |= {
+            "access.buffer": 16_384,  # who stops for seconds is put aside
+            "access.catch_up": 100_000,  # and may be far behind without a reset
+            "kafka.deadline": 3.0,  # below what faults last: produces fail
+        }
         self.cluster = LocalCluster(
             folder / "cluster", brokers=options.brokers, via=VIA, app="chaos.handlers:app", settings=settings
         )
