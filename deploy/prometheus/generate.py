@@ -1,6 +1,6 @@
 """Writes the rule files: `python -m deploy.prometheus.generate`.
 
-`holdfast.rules.yml` is for a Prometheus of one's own; what the operator reads is among deploy/k8s's components.
+`holdfast.rules.yml` is for a Prometheus of one's own; what its operator reads is in deploy/k8s.
 """
 
 from __future__ import annotations
