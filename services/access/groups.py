@@ -115,3 +115,12 @@ class Groups:
             driver.enter(channel)
             node.delivery.settle(channel, driver, start.epoch, start.seq)
         node.joins.over(join)
+        self.joined(driver)
+
+    def joined(self, driver: Driver) -> None:
+        """Look whether somebody who has just joined a group's channel is a member still.
+
+        A change that came meanwhile was compared with channels of which this was not one yet.
+        """
+        if driver.session is not None:
+            self.look(driver.session.user)

@@ -87,6 +87,8 @@ class Subscribes:
             driver.answer(Subscribed(join.frame_id, channel.name, start.epoch, start.seq, start.recovered))
             driver.enter(channel)
             node.delivery.settle(channel, driver, start.epoch, start.seq)
+            if join.member:
+                node.groups.joined(driver)
         node.joins.over(join)
 
     def tick(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from holdfast.log.port import Op
@@ -226,6 +228,26 @@ async def test_groups_change_while_connected(lose: bool) -> None:
         assert (await bob.got("unsubscribed"))["id"] is None
         await world.publish("group:1", "without bob")
         assert bob.seqs("group:1") == [2]
+
+
+async def test_a_group_left_while_its_channel_was_being_joined() -> None:
+    """inv 5: who left before the channel was subscribed is unsubscribed (found by simulated seed 457)."""
+    async with World() as world:
+        bob = await world.join("bob")
+        joined = await world.apply("group:1", Op.JOIN, source="bob")
+        membership = {"source": "group:1", "epoch": joined.epoch, "seq": joined.seq}
+        await world.apply("user:bob", Op.GROUP, content=1, score=joined.version, **membership)
+        world.log.gate = asyncio.Event()  # the route, which the join waits for
+        await world.change("user:bob", "group")
+        left = await world.apply("group:1", Op.LEAVE, source="bob")
+        await world.apply("user:bob", Op.GROUP, content=0, score=left.version, **membership)
+        await world.change("user:bob", "group")
+        assert not bob.take("subscribed")
+        world.log.gate.set()
+        await bob.got("subscribed", channel="group:1")
+        await bob.got("unsubscribed", channel="group:1")
+        await world.publish("group:1", "without bob")
+        assert bob.seqs("group:1") == []
 
 
 async def test_revocation() -> None:
