@@ -18,6 +18,7 @@ class Connection:
 
     def __init__(self, sender: Sender, producer: Producer) -> None:
         self.failed: int | None = None
+        self._last: asyncio.Future[int] | None = None
         self._sender = sender
         self._producer = producer
 
@@ -25,6 +26,9 @@ class Connection:
         """Produce one number; False: refused."""
         if self.failed is not None and n != self.failed:
             return False
+        last = self._last
+        if last is not None and last.done() and last.exception() is not None:
+            return False  # it has just failed, and who is told so hears it in the loop's next turn
         try:
             future = self._producer.produce("inbound", self._sender.partition, b"k", self._sender.value(n))
         except Retry:
@@ -32,10 +36,13 @@ class Connection:
             self._sender.failures += 1
             return False
         self.failed = None
+        self._last = future
         future.add_done_callback(lambda done: self._done(n, done))
         return True
 
     def _done(self, n: int, done: asyncio.Future[int]) -> None:
+        if done is self._last:
+            self._last = None
         if done.cancelled() or done.exception() is not None:
             self._sender.failures += 1
             self.failed = n if self.failed is None else min(n, self.failed)
