@@ -147,10 +147,10 @@ MUTATIONS: Final = (
     ),
     Mutation(
         4,
-        "who comes back for what is not kept any more is told that nothing was missed",
+        "whoever comes back is told that continuity is broken",
         "services.access.joins:Joins.start",
         "if fits and seen and since.seq >= oldest:",
-        "if fits and seen:",
+        "if False:",
     ),
     Mutation(
         5,
@@ -185,13 +185,6 @@ MUTATIONS: Final = (
         "a link takes all, whether its node reads or not",
         "holdfast.nodelink.link:Link.push",
         "if (waiting and waiting + len(data) > self._buffer) or len(data) > MAX_FRAME:",
-        "if False:",
-    ),
-    Mutation(
-        9,
-        "a store that has just lost writes may refuse members",
-        "services.logic.gate:Gate._some",
-        "if not _all_members(views):",
         "if False:",
     ),
     Mutation(
