@@ -109,7 +109,11 @@ def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
     node = settings.process.node or f"{socket.gethostname()}-{os.getpid()}"
     name = f"{node}-{number}" if worker is not None else node
     logs.configure(settings.process.log_level, role=role, node=name)
-    sys.exit(run_loop(_run(role, build, settings, name, number)))
+    try:
+        sys.exit(run_loop(_run(role, build, settings, name, number)))
+    except Stop as stop:  # a setting that only its adapter can judge
+        print(f"holdfast {role}: {stop}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_SETTINGS)
 
 
 def run_loop(work: Any) -> int:
