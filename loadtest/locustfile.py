@@ -21,6 +21,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 SECRET = os.environ.get("HOLDFAST_SECRET", "")
+KEPT = 1000
+"""Sends whose times are remembered: the ack may come before the message, or after it."""
+
 _numbers = itertools.count()
 
 
@@ -52,6 +55,7 @@ class Chatter(User):  # type: ignore[misc]
         """Send one message."""
         self.n += 1
         self._begun[self.n] = time.perf_counter()
+        self._begun.pop(self.n - KEPT, None)
         frame: dict[str, Any] = {"t": "send", "id": self.n, "n": self.n, "to": f"user:{self.user}"}
         self._socket.send(json.dumps(frame | {"type": "text", "data": {"n": self.n}}))
 
@@ -68,7 +72,7 @@ class Chatter(User):  # type: ignore[misc]
             case "ack":
                 self._report("ack", self._begun[frame["id"]])
             case "message":
-                self._report("message", self._begun.pop(frame["data"]["n"]))
+                self._report("message", self._begun[frame["data"]["n"]])
             case "ping":
                 self._socket.send('{"t":"pong"}')
             case "error":
