@@ -1,12 +1,14 @@
-"""A Prometheus that scrapes the processes of a local cluster, with the rules that are shipped.
+"""A Prometheus that scrapes the processes of a local cluster, and an Alertmanager, with the shipped rules.
 
-`prometheus` on PATH, else Debian's package is installed.
+The programs are those on PATH; where missing, Debian's packages are installed.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -17,11 +19,22 @@ from deploy.local.process import Running, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-RULES: Final = Path(__file__).resolve().parents[1] / "prometheus" / "holdfast.rules.yml"
+_SHIPPED: Final = Path(__file__).resolve().parents[1] / "prometheus"
 
 
-def start_prometheus(directory: Path, nodes: Iterable[Mapping[str, Any]], *, every: str = "1s") -> Running:
-    """Return a Prometheus that scrapes `nodes`, as cluster.json describes them. Raises Unavailable."""
+def start_prometheus(
+    directory: Path,
+    nodes: Iterable[Mapping[str, Any]],
+    *,
+    every: str = "1s",
+    port: int = 0,
+    alertmanager: str = "",
+    hurry: bool = False,
+) -> Running:
+    """Return a Prometheus that scrapes `nodes`, as cluster.json describes them. Raises Unavailable.
+
+    `alertmanager` is the host:port that gets its alerts. In a `hurry`, no alert waits before it fires.
+    """
     program = cache.program("prometheus", "prometheus", "prometheus")
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
@@ -32,14 +45,20 @@ def start_prometheus(directory: Path, nodes: Iterable[Mapping[str, Any]], *, eve
             "labels": {"namespace": "local", "pod": node["node"]},
         }
         jobs.setdefault(f"holdfast-{node['role']}", []).append(target)
+    rules = directory / "holdfast.rules.yml"
+    text = (_SHIPPED / rules.name).read_text()
+    rules.write_text(re.sub(r'\bfor: "\w+"', 'for: "0s"', text) if hurry else text)
     settings = {
         "global": {"scrape_interval": every, "evaluation_interval": every, "scrape_timeout": every},
-        "rule_files": [str(RULES)],
+        "rule_files": [str(rules)],
+        "alerting": {
+            "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}] if alertmanager else []
+        },
         "scrape_configs": [{"job_name": job, "static_configs": targets} for job, targets in jobs.items()],
     }
     file = directory / "prometheus.yml"
     file.write_text(json.dumps(settings, indent=1))  # which is YAML, too
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port or free_port()}"
     command = [program, f"--config.file={file}", f"--web.listen-address={address}"]
     command += [f"--storage.tsdb.path={directory / 'data'}", "--log.level=warn"]
     running = Running("prometheus", address, lambda: ready(address), command=command, directory=directory)
@@ -48,8 +67,34 @@ def start_prometheus(directory: Path, nodes: Iterable[Mapping[str, Any]], *, eve
     return running
 
 
+def start_alertmanager(directory: Path, receiver: str, *, port: int = 0) -> Running:
+    """Return an Alertmanager with the shipped routes, which does not wait for more to tell.
+
+    It posts to `receiver` + /pages or /tickets. Raises Unavailable.
+    """
+    program = shutil.which("alertmanager") or cache.program(
+        "alertmanager", "prometheus-alertmanager", "prometheus-alertmanager"
+    )
+    directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    text = (_SHIPPED / "alertmanager.yml").read_text()
+    for kind, name in (("pager", "pages"), ("tickets", "tickets")):
+        text = text.replace(f"http://{kind}.example.com/holdfast", f"{receiver}/{name}")
+    text = re.sub(r"group_wait: \w+", "group_wait: 1s", text)
+    text = re.sub(r"group_interval: \w+", "group_interval: 1s", text)
+    file = directory / "alertmanager.yml"
+    file.write_text(text)
+    address = f"127.0.0.1:{port or free_port()}"
+    command = [program, f"--config.file={file}", f"--web.listen-address={address}"]
+    command += [f"--storage.path={directory / 'data'}", "--cluster.listen-address=", "--log.level=warn"]
+    running = Running("alertmanager", address, lambda: ready(address), command=command, directory=directory)
+    running.start()
+    running.wait_ready(20.0)
+    return running
+
+
 def ready(address: str) -> bool:
-    """Tell whether a Prometheus serves queries."""
+    """Tell whether a Prometheus or an Alertmanager serves."""
     connection = http.client.HTTPConnection(address, timeout=1.0)
     try:
         connection.request("GET", "/-/ready")
