@@ -18,7 +18,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs rules k8s-check wheel lock cluster cluster-stop bench bench-plane bench-check load clean
+.PHONY: help run simulate chaos test check static format docs watch rules k8s-check wheel lock cluster cluster-stop bench bench-plane bench-check load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -53,6 +53,9 @@ format: $(STAMP) ## write the sources in the one format
 
 docs: $(STAMP) ## write the pages that are generated
 	PYTHONPATH=. $(PY) docs/generate.py
+
+watch: $(STAMP) ## Prometheus and Alertmanager beside `make cluster`, with its dashboards drawn, until Ctrl-C
+	@exec $(PY) -m deploy.local.watch
 
 rules: $(STAMP) ## write the alert rules and dashboards that are generated
 	$(PY) -m deploy.prometheus.generate

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.request
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from deploy.grafana import generate
 from deploy.grafana.dashboards import DASHBOARDS
 from deploy.grafana.panels import Panel, render, text
+from deploy.grafana.render import draw
 from deploy.local.prometheus import query
 from holdfast.client import Client
 from tests.observe.test_rules import unknown
@@ -102,6 +105,12 @@ async def test_a_real_prometheus_answers_every_panel(watched: LocalCluster, prom
                 answers = [await asyncio.to_thread(query, prometheus.address, e) for e in concrete(panel)]
                 if any(answers):
                     del missing[place]
+    for dashboard in DASHBOARDS:
+        now = time.time()
+        picture = await asyncio.to_thread(draw, dashboard, prometheus.address, now - 30, now)
+        titles = [element.text for element in ET.fromstring(picture).iter() if element.text]
+        assert {panel.title for row in dashboard.rows for panel in row.panels} <= set(titles)
+        assert picture.count('stroke-width="1.5"') > 10, "lines"
     for _, panel in PANELS:
         for expression in concrete(panel):
             query(prometheus.address, expression)
