@@ -18,7 +18,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs watch rules k8s-check wheel lock cluster cluster-stop bench bench-plane bench-check load clean
+.PHONY: help run simulate chaos test check static format docs watch rules k8s-check k8s-server wheel lock cluster cluster-stop bench bench-plane bench-check load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -63,6 +63,9 @@ rules: $(STAMP) ## write the alert rules and dashboards that are generated
 
 k8s-check: $(STAMP) ## what is checked of deploy/ without a cluster: manifests, policies, rules, balancers, image
 	$(PY) -m pytest -q tests/k8s tests/balancer/test_configuration.py tests/observe/test_rules.py
+
+k8s-server: $(STAMP) ## the manifests held against a real API server; builds it first, some ten minutes, once
+	HF_K8S_SERVER=1 $(PY) -m pytest -q tests/k8s/test_server.py
 
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel

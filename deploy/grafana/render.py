@@ -149,10 +149,12 @@ def _path(line: Line, place: Any) -> str:
 
 def _number(value: float, unit: str) -> str:
     one, name = _FORMS.get(unit, (1.0, ""))
+    if unit == "s" and value >= 1.0:
+        one, name = 1.0, "s"
     value = value / one
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / (1e3 if sign == 'k' else size):.3g}{sign}{name}"
+            return f"{value / size:.3g}{sign}{name}"
     return f"{value:.3g}{name}"
 
 
