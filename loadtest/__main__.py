@@ -62,7 +62,7 @@ def _say(text: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    wanted = scenario.load(options.scenario, options.scale)
+    wanted = scenario.load(options.scenario, options.scale, options.rounds)
     name = Path(options.scenario).stem
     with tempfile.TemporaryDirectory() as folder, _cluster(options, Path(folder)) as cluster:
         run = Run(name, wanted, _target(options, cluster), Path(folder), say=_say, cluster=cluster)
@@ -98,6 +98,7 @@ def main() -> int:
     run.add_argument("--key", help="API key")
     run.add_argument("--secret", help="the secret that signs tokens")
     run.add_argument("--scale", type=float, default=1.0, help="so many times the users and rates")
+    run.add_argument("--rounds", type=int, default=0, help="so often the steps after the first")
     run.add_argument("--out", default="run/loadtest", help="folder of results")
     run.set_defaults(run=_run)
     options = parser.parse_args()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from loadtest.scenario import Crowd
     from loadtest.target import Target
 
-MOST = 15_000
-"""Connections of one process: descriptors are limited."""
+MOST = 7500
+"""Connections of one process: descriptors are limited, and whole processes move from a node that is gone."""
 
 WINDOW = 256
 """Connections of one process that are on their way in at a time."""
@@ -66,13 +66,14 @@ class Generators:
         source = 10
         for members in crowds:
             users = members.crowd.users
-            count = min(users, max(len(target.websockets), -(-users // MOST)))
+            nodes = len(target.websockets)
+            count = min(users, nodes * -(-users // (nodes * MOST)))
             for number in range(count):
                 path = folder / f"clients-{members.crowd.name}-{number}"
                 path.touch(mode=0o600)
                 path.write_text("".join(members.line(n, target) + "\n" for n in range(number, users, count)))
                 source += 1
-                node = number % len(target.websockets)
+                node = number % nodes
                 program = Program("crowd", target.port(node), path, "-", source, WINDOW)
                 self.programs.setdefault(members.crowd.name, []).append(program)
                 self.nodes[program] = node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS = ("connect", "ack", "message")
+
+LONG = 300.0
+"""Seconds of a run from which on the slope of its memory means something."""
 
 
 def table(result: Result) -> str:
@@ -53,9 +57,29 @@ def _lines(result: Result) -> Iterator[str]:
         held = f"{memory[role]:>14,.0f}" if role in memory else ""
         yield f"{role:<10}{spent:>12.2f}{spent / many * 1e6:>16.1f}{held}"
     yield ""
+    for role, slope in slopes(result).items():
+        yield f"memory of {role}: {slope:+,.0f} KiB a minute"
+    if slopes(result):
+        yield ""
     yield from (f"WRONG: {problem}" for problem in result.problems)
     if not result.problems:
         yield "everything came, once and in order"
+
+
+def slopes(result: Result) -> dict[str, float]:
+    """Return by how many KiB a minute the memory of each role grew (least squares), after the first third.
+
+    Of runs of at least five minutes: in shorter ones it is how the processes settle.
+    """
+    samples = [one for one in result.samples if one.at > result.samples[-1].at / 3]
+    if len(samples) < 2 or samples[-1].at < LONG:
+        return {}
+    minutes = [one.at / 60 for one in samples]
+    return {
+        role: statistics.linear_regression(minutes, [one.memory[role] / 1024 for one in samples]).slope
+        for role in samples[0].memory
+        if all(role in one.memory for one in samples)
+    }
 
 
 def write(result: Result, folder: Path) -> list[Path]:

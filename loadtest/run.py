@@ -31,11 +31,12 @@ LAST = 30.0
 
 
 class Sample(msgspec.Struct):
-    """The counters at a moment; `cpu` in seconds by role."""
+    """The counters at a moment; `cpu` in seconds and `memory` in bytes by role."""
 
     at: float
     counts: dict[str, float]
     cpu: dict[str, float]
+    memory: dict[str, int] = {}
 
 
 class StepResult(msgspec.Struct):
@@ -105,7 +106,8 @@ class Run:
                 if groups:
                     self._say(f"{len(groups)} memberships ...")
                     await backend.join(groups)
-                for step in self._scenario.steps:
+                opening, *rest = self._scenario.steps
+                for step in (opening, *rest * self._scenario.rounds):
                     await self._timed(step, backend)
                 await generators.load("", 0.0, 0)
                 await self._rest(backend)
@@ -212,7 +214,7 @@ class Run:
         if counts is None:
             counts = await self._generators.count()
         cpu = self._target.cpu() | {"load": self._generators.cpu()}
-        sample = Sample(time.monotonic() - self._began, counts, cpu)
+        sample = Sample(time.monotonic() - self._began, counts, cpu, self._target.memory())
         self._samples.append(sample)
         return sample
 

@@ -78,13 +78,17 @@ Step = Open | Load | Publish | Cut | Kill | Stall | Resume | Wait
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):
-    """One scenario. `closes`: the server may close slow clients; they come back with the next `open`."""
+    """One scenario. `closes`: the server may close slow clients; they come back with the next `open`.
+
+    `rounds`: so often are the steps after the first taken.
+    """
 
     title: str
     about: str
     crowds: list[Crowd]
     steps: list[Step]
     closes: bool = False
+    rounds: Annotated[int, Meta(ge=1)] = 1
 
 
 def names() -> list[str]:
@@ -92,8 +96,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(name: str, scale: float = 1.0) -> Scenario:
+def load(name: str, scale: float = 1.0, rounds: int = 0) -> Scenario:
     """Return a scenario by its name or its file. `scale` multiplies users and rates.
+
+    `rounds` replaces the scenario's own.
 
     Raises ValueError with what is wrong with it.
     """
@@ -104,6 +110,7 @@ def load(name: str, scale: float = 1.0) -> Scenario:
         raise ValueError(f"{name} is no scenario; there are {', '.join(names())}") from None
     except msgspec.DecodeError as error:
         raise ValueError(f"{path}: {error}") from None
+    scenario.rounds = rounds or scenario.rounds
     for crowd in scenario.crowds:
         crowd.users = max(2, round(crowd.users * scale))
         crowd.size = min(crowd.size, crowd.users)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import jwt
 import msgspec
 
-from loadtest.native import cpu_seconds
+from loadtest.native import cpu_seconds, resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,6 +75,13 @@ class Target(msgspec.Struct):
         for name, pid in self.pids.items():
             spent[self.roles[name]] = spent.get(self.roles[name], 0.0) + cpu_seconds(pid)
         return spent
+
+    def memory(self) -> dict[str, int]:
+        """Return resident bytes by role, several processes of one added up."""
+        held: dict[str, int] = {}
+        for name, pid in self.pids.items():
+            held[self.roles[name]] = held.get(self.roles[name], 0) + resident(pid)
+        return held
 
     def settle(self, at_most: float = 20.0) -> None:
         """Wait until the services have nothing left to do, or the next measurement pays for it."""
