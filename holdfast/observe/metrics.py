@@ -63,7 +63,7 @@ TABLE: Final = (
     Metric(
         "access_delivery_seconds",
         "histogram",
-        "from a message's append to outbound, by the broker's clock, until it is handed on; one of each push",
+        "from a message's append to outbound, by the broker's clock, until it is handed on; one in eight",
         (),
         _SECONDS,
     ),
@@ -75,7 +75,7 @@ TABLE: Final = (
         "logic_age_seconds",
         "histogram",
         "from a record's append to inbound, by the broker's clock, until all it caused is durable; "
-        "the oldest of each step of the commit",
+        "one in eight",
         (),
         _SECONDS,
     ),

@@ -17,6 +17,10 @@ RECENT: Final = 10_000
 """Session events of one partition that are remembered, at most; the oldest is forgotten."""
 
 
+TIMED: Final = 8
+"""One record in so many is timed (`Partition.timed`): a late crowd weighs as a crowd."""
+
+
 class Item:
     """One inbound record until it is committed.
 
@@ -66,6 +70,7 @@ class Partition:
         "position",
         "recent",
         "running",
+        "timed",
     )
 
     def __init__(self, number: int, position: int | None = None, committed: int | None = None) -> None:
@@ -79,6 +84,7 @@ class Partition:
         self.closing = False
         self.paused = False
         self.running = 0
+        self.timed: list[int] = []
 
     def settle(self) -> bool:
         """Move the position past what is finished and durable; tell whether it moved.
@@ -95,6 +101,8 @@ class Partition:
                 break
             items.popleft()
             self.position = item.record.offset + 1
+            if item.record.offset % TIMED == 0:
+                self.timed.append(item.record.ts)
             moved = True
         return moved
 

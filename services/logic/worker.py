@@ -153,9 +153,11 @@ class Worker:
         for part, records in mine:
             self._runner.take(part, records)
         for part in self._parts.values():
-            arrived = part.items[0].record.ts if part.items else 0
             if part.settle():
-                self._metrics.logic_age_seconds.observe(max(self._clock.now_ms() - arrived, 0) / 1000)
+                for arrived in part.timed:
+                    age = max(self._clock.now_ms() - arrived, 0) / 1000
+                    self._metrics.logic_age_seconds.observe(age)
+                part.timed.clear()
                 self._failures = 0
                 self.problem = ""
         self._metrics.logic_pending.set(self._pending())
