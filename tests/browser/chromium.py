@@ -160,7 +160,7 @@ class Tab:
     async def screenshot(self, path: Path) -> None:
         """Write a PNG of what is seen."""
         data = (await self.call("Page.captureScreenshot", format="png"))["data"]
-        path.write_bytes(base64.b64decode(data))  # noqa: ASYNC240 - a test's own file
+        path.write_bytes(base64.b64decode(data))
 
     async def write(self, text: str) -> None:
         """Type into the focused field and press Enter."""

@@ -87,7 +87,7 @@ def access(name: str, **more: Any) -> Node:
 
 async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - the condition lies in another process
+        while not holds():
             await asyncio.sleep(0.02)
 
 
