@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.bus.port import Producer
 
-pytestmark = [
-    pytest.mark.kafka,
-    # aiokafka leaves connections behind that were being opened when the broker died.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.kafka
 
 NODES = 3
 SENDERS = 6
