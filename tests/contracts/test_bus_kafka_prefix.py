@@ -57,7 +57,7 @@ async def test_moving_senders_are_prefixes(broker: Running, unique_prefix: str, 
         prefix=unique_prefix,
         partitions=1,
         replication=1,
-        deadline=1.0,
+        deadline=20.0,  # of what prepares and reads; that of the producers is what is tested
         buffer_records=120,
     )
     buses = [KafkaBus(settings, Metrics(), SystemClock()) for _ in range(NODES)]
