@@ -73,6 +73,15 @@ class Judge:
                     return f"{person.name} is at {seq} of {channel}, whose head is {head}"
         return ""
 
+    def _held_up(self) -> int:
+        """Return how often nodes that live have refused something because of a backlog."""
+        return sum(
+            int(metrics.bus_backlog_refused.labels(topic)._value.get())
+            for node in self.world.nodes.values()
+            if (metrics := node.metrics) is not None
+            for topic in ("inbound", "outbound")
+        )
+
     def head(self, channel: str) -> int:
         """Return the head of a channel, as the store has it."""
         for shard in self.world.redis.store.shards.values():
@@ -83,6 +92,7 @@ class Judge:
     async def judge(self) -> None:
         self.world.ledger.settle()
         self.world.loop.look_at_tasks()
+        self.world.ledger.counts["held up"] += self._held_up()
         for person in self.world.people:
             person.check()
             if person.user in self.world.members and GROUP_CHANNEL not in person.memory.places:
