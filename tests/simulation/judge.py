@@ -24,7 +24,9 @@ class Judge:
         self.world = world
 
     async def quiet(self) -> None:
-        until = self.world.loop.now + QUIET_LIMIT
+        # Who is refused for a backlog is told to wait for up to 15 s, and may be refused again.
+        limit = QUIET_LIMIT * (2 if self.world.plan.backlog else 1)
+        until = self.world.loop.now + limit
         why = "not looked"
         calm = 0
         while self.world.loop.now < until:
@@ -33,7 +35,7 @@ class Judge:
             calm = 0 if why else calm + 1
             if calm >= 4:
                 return
-        self.world.ledger.violated(4, f"not at rest {QUIET_LIMIT:.0f} s after all was healed: {why}")
+        self.world.ledger.violated(4, f"not at rest {limit:.0f} s after all was healed: {why}")
 
     def _unrest(self) -> str:
         for node in self.world.nodes.values():
