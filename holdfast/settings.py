@@ -72,6 +72,21 @@ class Kafka(_Section, frozen=True):
     group: Annotated[str, _about("consumer group of logic; dispatch commits under it plus `-dispatch`")] = (
         "holdfast"
     )
+    inbound_backlog: Annotated[
+        int,
+        Meta(ge=0),
+        _about(
+            "records of a partition that logic has not handled, above which sends are refused; 0: no bound"
+        ),
+    ] = 50_000
+    outbound_backlog: Annotated[
+        int,
+        Meta(ge=0),
+        _about(
+            "records of a partition that dispatch has not applied, above which publishes and sends to its "
+            "channels are refused; where all partitions hold twice that, logic waits; 0: no bound"
+        ),
+    ] = 50_000
     session_timeout: Annotated[Seconds, _about("seconds until a dead logic worker's partitions move")] = 6.0
     retention_seconds: Annotated[Positive, _about("retention of inbound and outbound that are created")] = (
         14 * 86_400

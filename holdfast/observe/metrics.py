@@ -92,6 +92,7 @@ TABLE: Final = (
     Metric("logic_dead_letters", "counter", "records put into the dead letters", ("reason",)),
     Metric("logic_pending", "gauge", "records fetched and not finished"),
     Metric("logic_paused", "counter", "times a partition was paused because too much of it was unfinished"),
+    Metric("logic_backlog_waits", "counter", "times logic paused because dispatch is far behind"),
     Metric("logic_rewinds", "counter", "returns to what is durable after an output failed"),
     Metric("logic_published", "counter", "messages written to outbound", ("by",)),
     Metric("logic_api_requests", "counter", "calls of the HTTP API", ("route", "status")),
@@ -126,6 +127,17 @@ TABLE: Final = (
     Metric("bus_produce_failed", "counter", "records whose outcome is unknown", ("topic",)),
     Metric("bus_producer_replaced", "counter", "producers replaced after a failure"),
     Metric("bus_buffer_full", "counter", "records refused because the producer's buffer was full"),
+    Metric(
+        "bus_backlog",
+        "gauge",
+        "records of a topic's most loaded partition that its readers have not finished; none while unknown",
+        ("topic",),
+    ),
+    Metric("bus_backlog_full", "gauge", "partitions closed until their backlog is smaller", ("topic",)),
+    Metric(
+        "bus_backlog_refused", "counter", "sends, requests and publishes refused by a backlog", ("topic",)
+    ),
+    Metric("bus_backlog_unknown", "counter", "looks at a backlog that Kafka did not answer", ("topic",)),
     Metric("log_call_seconds", "histogram", "time of a call to the log", ("call",), _SECONDS),
     Metric("log_call_failed", "counter", "calls to the log that failed", ("call",)),
     Metric("log_liveness_forgotten", "counter", "incarnations forgotten because too many were known"),

@@ -9,6 +9,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Final
 
+from holdfast.bus import backlog
 from holdfast.errors import Reject, Retry, Stop
 from holdfast.log.port import WINDOW_MS, Change
 from holdfast.membership.port import Node
@@ -101,6 +102,8 @@ class AccessNode:
         )
         self.groups = Groups(self)
         self.subscribes = Subscribes(self)
+        queue = (parts.bus, parts.settings.kafka, self.clock, self.metrics)
+        self.inbound, self.outbound = backlog.of_inbound(*queue), backlog.of_outbound(*queue)
         self.produce = Produce(parts.bus, self.clock, self.metrics, self.incarnation, access.request_deadline)
         self.rooms = RoomRates(self.clock, self.metrics)
         self.beat = Beat(self)
@@ -134,6 +137,8 @@ class AccessNode:
         if not self.roster.can_verify:
             raise Stop("auth.secrets and auth.key_files are empty: no client could connect")
         await self.produce.start(self.settings.kafka.deadline)
+        self.inbound.start()
+        self.outbound.start()
         await self.link_server.start()
         delay = 0.1
         while True:
@@ -166,6 +171,8 @@ class AccessNode:
         await self.drain()
         self.produce.tick()
         await self.produce.close()
+        await self.inbound.stop()
+        await self.outbound.stop()
         self.wheel.stop()
         await self.beat.stop()
         self.link_server.close()

@@ -61,7 +61,8 @@ async def _many(api: Api, messages: list[msgspec.Raw]) -> PublishedMany:
     if done:
         api.metrics.logic_published.labels("api").inc(done)
     elif results and all(not isinstance(r.error, msgspec.UnsetType) and r.error.retry for r in results):
-        raise Retry("nothing is known to be published")
+        waits = [one.after or 0.0 for one in started if isinstance(one, Retry)]
+        raise Retry("nothing is known to be published", after=max(waits, default=0.0) or None)
     return PublishedMany(results)
 
 
@@ -76,6 +77,7 @@ def _put(api: Api, message: Publish) -> tuple[str, asyncio.Future[int]]:
     else:
         # NUL keeps the callers' keys apart from those of handlers' outputs.
         name, source, score = _named(channel, message.id), f"\0{message.id}", KEYED
+    api.outbound.check(channel)
     body = message_body(id=name, sender=message.sender, type=message.type, data=data)
     return name, api.produce(Message(channel, body, source, score))
 
