@@ -74,13 +74,13 @@ class AccessNode:
 
         # Ticks are short enough for the shortest time that is set.
         shortest = min(access.heartbeat, access.handshake, access.aside, access.request_deadline)
-        self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick)
+        self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick, self.metrics)
         self.heartbeat_ticks = self.wheel.ticks(access.heartbeat)
         self.admission = Admission(self)
         self.inflow = Inflow(self.metrics)
         self.roster = Roster(self)
         self.links = Links(self)
-        self.reader = Reader(parts.log, self.clock, self.links)
+        self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
         self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
         self.routes = Routes(
             parts.log,

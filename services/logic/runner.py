@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from holdfast.errors import Drop, Reject, Retry
+from holdfast.failures import Failures
 from holdfast.records import Request, Send, SessionEvent, dead_headers, decode_inbound
 
 from . import emit
@@ -52,6 +53,9 @@ class Runner:
     A sender with nothing to wait for costs no task: its message without a handler is passed on as it is
     taken. Otherwise the sender has a lane, and at most `logic.concurrency` tasks work through the lanes that
     are ready. A lane that waits for its next attempt occupies none of them.
+
+    `broken`: something failed that is neither a handler's nor an output's matter; what is in hand is to be
+    handled again.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class Runner:
         self._logic = settings.logic
         self._refusal_ms = int(settings.access.request_deadline * 1000)
         self._metrics = metrics
+        self._failures = Failures("handlers", clock, metrics)
+        self.broken = False
         self._ready: deque[Lane] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,6 +163,9 @@ class Runner:
                 attempt += 1
                 await self._clock.sleep(self._backoff(attempt, error.after))
                 continue
+            except Exception:  # noqa: BLE001 - counted; who waits for it must not wait for ever
+                await self._failures.pause()
+                continue
             break
         else:
             return
@@ -224,9 +233,16 @@ class Runner:
             self._metrics.logic_crowded.inc()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - counted; the worker goes back to what is durable, and handles it again
+            self._failures.note()
+            self.broken = True
 
     async def _work(self) -> None:
         """Handle lanes that are ready until there are none."""
