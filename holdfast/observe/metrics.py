@@ -151,6 +151,8 @@ TABLE: Final = (
     ),
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
+    Metric("tls_reloads", "counter", "certificates that changed, by part and outcome", ("part", "outcome")),
+    Metric("tls_expires_seconds", "gauge", "when a part's certificate ends, Unix time", ("part",)),
 )
 
 _CLASSES: Final[dict[Kind, Any]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

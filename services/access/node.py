@@ -9,6 +9,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Final
 
+from holdfast import tls
 from holdfast.bus import backlog
 from holdfast.errors import Reject, Retry, Stop
 from holdfast.log.port import WINDOW_MS, Change
@@ -119,6 +120,7 @@ class AccessNode:
             on_lost=lambda _: None,
             clock=self.clock,
         )
+        self._trust = tls.access_server(access)
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
@@ -151,6 +153,7 @@ class AccessNode:
                 delay = min(delay * 2, 5.0)
         self.wheel.start()
         process = self.settings.process
+        secure = self._trust.context if self._trust is not None else None
         for listener in listeners(self.settings):
             try:
                 self._servers[listener.name] = await self.parts.network.listen(
@@ -158,6 +161,7 @@ class AccessNode:
                     process.host,
                     listener.port,
                     reuse_port=process.workers > 1,
+                    ssl=secure,
                 )
             except OSError as error:
                 raise Stop(
@@ -242,12 +246,13 @@ class AccessNode:
         if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
             host = "127.0.0.1"
         endpoints = {}
+        s = "s" if self._trust is not None else ""
         for name, server in self._servers.items():
             if name == "websocket":
-                built = f"ws://{host}:{server.port}{access.websocket_path}"
+                built = f"ws{s}://{host}:{server.port}{access.websocket_path}"
                 endpoints[name] = access.endpoint_websocket or built
             else:
-                endpoints[name] = access.endpoint_tcp or f"tcp://{host}:{server.port}"
+                endpoints[name] = access.endpoint_tcp or f"tcp{s}://{host}:{server.port}"
         await self.parts.directory.join(
             Node(
                 name=self.name,
