@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +11,7 @@ import msgspec
 
 from holdfast.app.context import MAX_OUTPUT_BYTES
 from holdfast.errors import HoldfastError, Reject, Retry
+from holdfast.ids import random_id
 from holdfast.records import KEYED, Message, compact_json, message_body
 
 from .schemas import ItemError, Publish, Published, PublishedMany, Result
@@ -73,7 +73,7 @@ def _put(api: Api, message: Publish) -> tuple[str, asyncio.Future[int]]:
     if len(data) > MAX_OUTPUT_BYTES:
         raise Reject("too_large", f"data of a message may have {MAX_OUTPUT_BYTES} bytes at most")
     if message.id is None:
-        name, source, score = secrets.token_urlsafe(12), "", 0
+        name, source, score = random_id(), "", 0
     else:
         # NUL keeps the callers' keys apart from those of handlers' outputs.
         name, source, score = _named(channel, message.id), f"\0{message.id}", KEYED
