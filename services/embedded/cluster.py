@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from holdfast.app import App
     from holdfast.membership.port import Node
+    from holdfast.observe.tracing import Tracing
     from holdfast.settings import Settings
 
 
@@ -63,6 +64,7 @@ class Embedded:
         clock: Clock | None = None,
         metrics: Metrics | None = None,
         routes: Callable[[web.Application], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.app = app
@@ -78,6 +80,7 @@ class Embedded:
         self._parts: list[Parts] = []
         self._metrics = metrics
         self._routes = routes
+        self._tracing = tracing
 
     def parts(self) -> Parts:
         """Return what one more process of this cluster would be built from."""
@@ -93,6 +96,7 @@ class Embedded:
             log=MemoryLog(self.store, settings.policies(), self.clock),
             directory=MemoryDirectory(self.registry),
             metrics=metrics,
+            tracing=self._tracing,
         )
         self._parts.append(made)
         return made

@@ -81,6 +81,7 @@ class Service:
             bus=parts.bus,
             alive=self._liveness.alive,
             verify=self._verifier.verify,
+            tracing=parts.tracing,
         )
         self._api = api
         await self._listen(api)
@@ -93,6 +94,7 @@ class Service:
             clock=parts.clock,
             settings=settings,
             metrics=parts.metrics,
+            tracing=parts.tracing,
         )
         self._worker = Worker(
             parts.bus,
