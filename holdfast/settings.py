@@ -240,6 +240,21 @@ class Dispatch(_Section, frozen=True):
     takeover: Annotated[Seconds, _about("seconds that a token must not move before it is taken")] = 3.0
 
 
+class Tracing(_Section, frozen=True):
+    """OpenTelemetry: spans that follow single messages through the cluster."""
+
+    enabled: Annotated[bool, _about("follow messages; needs the extra `holdfast[tracing]`")] = False
+    ratio: Annotated[
+        float, Meta(ge=0, le=1), _about("share of sends, requests and publish calls that are followed")
+    ] = 0.01
+    endpoint: Annotated[
+        str,
+        _about(
+            "OTLP over HTTP, as http://collector:4318/v1/traces; empty: as OTEL_EXPORTER_OTLP_ENDPOINT says"
+        ),
+    ] = ""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings. Sections by their names in the TOML file."""
 
@@ -254,6 +269,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logic: Logic = Logic()
     api: Api = Api()
     dispatch: Dispatch = Dispatch()
+    tracing: Tracing = Tracing()
     channels: dict[str, Policy] = {}
 
     def policies(self) -> dict[str, Policy]:

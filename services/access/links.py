@@ -137,8 +137,12 @@ class Links:
             or push.follows > chain.upto
             or chain.generation not in (push.generation, "")
         )
+        traces = node.traces
         for item in push.items:
+            span = traces.begin(item) if traces is not None else None
             self._item(item)
+            if span is not None and traces is not None:
+                traces.given(item, span)
         if missed:
             node.metrics.access_breaks.inc()
             self.missed(push.partition, "break")
@@ -153,6 +157,9 @@ class Links:
             channel = node.registry.get(item.channel)
             if channel is not None:
                 node.delivery.push(channel, item.epoch, item.seq, item.entry)
+                if item.sent:
+                    age = node.clock.now_ms() - item.sent
+                    node.metrics.access_message_seconds.observe(max(age, 0) / 1000)
         elif isinstance(item, ReplyItem):
             self._reply(item)
         else:
@@ -269,6 +276,8 @@ class Links:
     def tick(self) -> None:
         """Once a second: ask for partitions of which nothing is heard."""
         now = self._node.clock.monotonic()
+        if self._node.traces is not None:
+            self._node.traces.tick()
         for shard, chain in enumerate(self._chains):
             chain.tick()
             if now - chain.heard_at > QUIET_SECONDS and not chain.asking:

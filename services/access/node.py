@@ -39,6 +39,7 @@ from .roster import Roster
 from .routes import Routes
 from .subscribes import Subscribes
 from .timers import TimerWheel
+from .traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +94,10 @@ class AccessNode:
             on_fenced=self.fenced,
         )
         self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
+        self.traces: Traces | None = None
+        if parts.tracing is not None:
+            self.traces = Traces(parts.tracing, self.registry, self.clock, name)
+            self.delivery.traces = self.traces
         self.joins = Joins(
             registry=self.registry,
             routes=self.routes,
@@ -105,7 +110,14 @@ class AccessNode:
         self.subscribes = Subscribes(self)
         queue = (parts.bus, parts.settings.kafka, self.clock, self.metrics)
         self.inbound, self.outbound = backlog.of_inbound(*queue), backlog.of_outbound(*queue)
-        self.produce = Produce(parts.bus, self.clock, self.metrics, self.incarnation, access.request_deadline)
+        self.produce = Produce(
+            parts.bus,
+            self.clock,
+            self.metrics,
+            self.incarnation,
+            access.request_deadline,
+            tracing=parts.tracing,
+        )
         self.rooms = RoomRates(self.clock, self.metrics)
         self.beat = Beat(self)
         self.rebalance = Rebalance(self)

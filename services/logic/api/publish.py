@@ -35,20 +35,20 @@ async def publish(api: Api, call: Call) -> Published | PublishedMany:
     body: bytes = call.body
     messages = _decode_body(body).messages
     if messages is None:
-        name, future = _put(api, _decode_one(body))
+        name, future = _put(api, _decode_one(body), call.trace)
         await future
         api.metrics.logic_published.labels("api").inc()
         return Published(name)
     if len(messages) > api.settings.api.publish_many:
         raise Reject("bad_request", f"at most {api.settings.api.publish_many} messages in one call")
-    return await _many(api, messages)
+    return await _many(api, messages, call.trace)
 
 
-async def _many(api: Api, messages: list[msgspec.Raw]) -> PublishedMany:
+async def _many(api: Api, messages: list[msgspec.Raw], trace: str) -> PublishedMany:
     started: list[tuple[str, asyncio.Future[int]] | HoldfastError] = []
     for raw in messages:
         try:
-            started.append(_put(api, _decode_one(raw)))
+            started.append(_put(api, _decode_one(raw), trace))
         except msgspec.DecodeError as error:
             started.append(Reject("bad_request", str(error)))
         except (Reject, Retry) as error:
@@ -66,7 +66,7 @@ async def _many(api: Api, messages: list[msgspec.Raw]) -> PublishedMany:
     return PublishedMany(results)
 
 
-def _put(api: Api, message: Publish) -> tuple[str, asyncio.Future[int]]:
+def _put(api: Api, message: Publish, trace: str) -> tuple[str, asyncio.Future[int]]:
     channel = message.channel
     api.check_channel(channel)
     data = compact_json(message.data)
@@ -79,7 +79,13 @@ def _put(api: Api, message: Publish) -> tuple[str, asyncio.Future[int]]:
         name, source, score = _named(channel, message.id), f"\0{message.id}", KEYED
     api.outbound.check(channel)
     body = message_body(id=name, sender=message.sender, type=message.type, data=data)
-    return name, api.produce(Message(channel, body, source, score))
+    record = Message(channel, body, source, score)
+    span = api.tracing.begin("api publish", name, parent=trace) if api.tracing is not None else None
+    if span is None:
+        return name, api.produce(record)
+    future = api.produce(record, span)
+    future.add_done_callback(span.settled)
+    return name, future
 
 
 def _named(channel: str, key: str) -> str:
