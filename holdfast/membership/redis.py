@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from holdfast.clock import within
 from holdfast.errors import Retry, Stop
+from holdfast.failures import forever
 from holdfast.membership.port import Node  # noqa: TC001 - msgspec reads the annotation
 from holdfast.membership.watchers import Known
 
@@ -67,6 +68,7 @@ class RedisDirectory:
         self._key = f"{redis.prefix}:nodes"
         self._ttl = membership.ttl
         self._clock = clock
+        self._metrics = metrics
         self._known = Known(metrics)
         self._redis: Any = None
         self._node: Node | None = None
@@ -90,7 +92,9 @@ class RedisDirectory:
             )
         await self._look()
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = asyncio.get_running_loop().create_task(
+                forever("membership", self._turn, self._clock, self._metrics)
+            )
 
     async def close(self) -> None:
         """See `Directory`."""
@@ -141,13 +145,12 @@ class RedisDirectory:
             return False
         return True
 
-    async def _run(self) -> None:
-        while True:
-            await self._clock.sleep(self._ttl / BEATS)
-            try:
-                await self._look()
-            except Retry as error:
-                _log.warning("membership is not read: %s", error)
+    async def _turn(self) -> None:
+        await self._clock.sleep(self._ttl / BEATS)
+        try:
+            await self._look()
+        except Retry as error:
+            _log.warning("membership is not read: %s", error)
 
     async def _look(self) -> None:
         """Beat, and read everybody, in one round trip. Raises Retry."""
