@@ -67,6 +67,13 @@ TABLE: Final = (
         (),
         _SECONDS,
     ),
+    Metric(
+        "access_message_seconds",
+        "histogram",
+        "from a client's send until its message is handed on, by the clocks of the two nodes; one in eight",
+        (),
+        _SECONDS,
+    ),
     Metric("access_nodelink_refused", "counter", "links or frames refused on nodelink", ("reason",)),
     # logic
     Metric("logic_handled", "counter", "records handled, by kind and outcome", ("kind", "outcome")),
@@ -143,8 +150,17 @@ TABLE: Final = (
     Metric("log_liveness_forgotten", "counter", "incarnations forgotten because too many were known"),
     Metric("directory_changes", "counter", "changes of the membership seen"),
     Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric(
+        "loop_failures",
+        "counter",
+        "errors that a background loop did not expect, and went on after",
+        ("loop",),
+    ),
+    Metric("trace_spans", "counter", "spans of messages that are followed, by outcome", ("outcome",)),
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
+    Metric("tls_reloads", "counter", "certificates that changed, by part and outcome", ("part", "outcome")),
+    Metric("tls_expires_seconds", "gauge", "when a part's certificate ends, Unix time", ("part",)),
 )
 
 _CLASSES: Final[dict[Kind, Any]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

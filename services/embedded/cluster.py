@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from holdfast.app import App
     from holdfast.membership.port import Node
+    from holdfast.observe.tracing import Tracing
     from holdfast.settings import Settings
 
 
@@ -64,6 +65,7 @@ class Embedded:
         clock: Clock | None = None,
         metrics: Metrics | None = None,
         routes: Callable[[web.Application], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings = _within_memory(settings)
         self.app = app
@@ -79,6 +81,7 @@ class Embedded:
         self._parts: list[Parts] = []
         self._metrics = metrics
         self._routes = routes
+        self._tracing = tracing
 
     def parts(self) -> Parts:
         """Return what one more process of this cluster would be built from."""
@@ -94,6 +97,7 @@ class Embedded:
             log=MemoryLog(self.store, settings.policies(), self.clock),
             directory=MemoryDirectory(self.registry),
             metrics=metrics,
+            tracing=self._tracing,
         )
         self._parts.append(made)
         return made

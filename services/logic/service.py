@@ -84,6 +84,7 @@ class Service:
             outbound=self._outbound,
             alive=self._liveness.alive,
             verify=self._verifier.verify,
+            tracing=parts.tracing,
         )
         self._api = api
         self._outbound.start()
@@ -97,6 +98,7 @@ class Service:
             clock=parts.clock,
             settings=settings,
             metrics=parts.metrics,
+            tracing=parts.tracing,
         )
         self._worker = Worker(
             parts.bus,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.bus.port import OffsetLost
 from holdfast.errors import Retry, Stop
+from holdfast.failures import Failures
 
 from .outbox import Withheld
 from .partition import Partition
@@ -79,6 +80,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._failures = 0
+        self._unexpected = Failures("consumer", clock, metrics)
         self._committed_at = 0.0
         self.problem = ""
 
@@ -111,10 +113,12 @@ class Worker:
     # the loop
 
     async def _run(self, consumer: Consumer) -> None:
+        again = False
         while not self._stopping:
             try:
-                if self._outbox.failed():
+                if again or self._runner.broken or self._outbox.failed():
                     await self._again(consumer)
+                    again = False
                 await self._turn(consumer)
             except Withheld:
                 continue
@@ -132,10 +136,12 @@ class Worker:
                 _log.error("logic cannot go on: %s", stop)
                 self.problem = str(stop)
                 return
-            except Exception:  # noqa: BLE001 - whatever it was, the worker must go on with what is durable
-                _log.exception("the consumer failed; going back to what was committed")
+            except Exception:  # noqa: BLE001 - counted; the worker must go on with what is durable
                 self.problem = "the consumer failed, see the log"
-                await self._again(consumer)
+                again = True
+                await self._unexpected.pause()
+            else:
+                self._unexpected.passed()
 
     async def _turn(self, consumer: Consumer) -> None:
         held = self._hold_back(consumer)
@@ -223,6 +229,7 @@ class Worker:
         _log.warning("an output failed; handling again what is not durable, in %.2f s", delay)
         await self._clock.sleep(delay)
         self._outbox.reset()
+        self._runner.broken = False
 
     def _delay(self) -> float:
         self._failures += 1
