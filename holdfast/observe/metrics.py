@@ -131,6 +131,7 @@ TABLE: Final = (
     Metric("log_liveness_forgotten", "counter", "incarnations forgotten because too many were known"),
     Metric("directory_changes", "counter", "changes of the membership seen"),
     Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric("files_limit", "gauge", "file descriptors that this process may open"),
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
 )
