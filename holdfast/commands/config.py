@@ -60,13 +60,22 @@ def show(options: argparse.Namespace) -> int:
         return EXIT_WRONG if wrong else 0
     if given:
         say(
-            table(("setting", "from", "value"), [(name, source, value) for name, value, source in given])
-            + "\n"
+            table(
+                ("setting", "from", "value"), [(name, source, _text(value)) for name, value, source in given]
+            )
         )
+        say("")
     else:
         say("Nothing is set: every setting has its default (`holdfast settings` lists them).\n")
     say(report(findings))
     return EXIT_WRONG if wrong else 0
+
+
+def _text(value: Any) -> Any:
+    """Return a value as the environment would have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _given(settings: Settings, path: str | None) -> Sequence[tuple[str, Any, str]]:

@@ -166,7 +166,7 @@ def _steps_of_send(
     before = record.offset - committed
     if before < 0 or done:
         return [written, Step("logic", f"committed {committed}", "handled")]
-    waits = f"{before} records of its partition are before it"
+    waits = f"before it in its partition: {before}"
     return [written, Step("logic", f"committed {committed}", "waits for logic", waits)]
 
 
@@ -186,7 +186,10 @@ async def _steps_of_message(ports: Ports, record: Record, message: records.Messa
         behind = record.offset - state.watermark.offset - 1
         owner = f"owned by {state.owner}" if state.owner else "nobody owns it"
         at = f"applied {state.watermark.offset}"
-        return [written, Step("dispatch", at, waits, f"{max(behind, 0)} records are before it; {owner}")]
+        return [
+            written,
+            Step("dispatch", at, waits, f"before it in its partition: {max(behind, 0)}; {owner}"),
+        ]
     applied = Step("dispatch", f"applied {state.watermark.offset}", "applied")
     return [written, applied, await _step_of_log(ports, shard, message.channel, members["id"])]
 

@@ -53,6 +53,17 @@ async def look(
         every = await asyncio.gather(*(_ask(session, room, one.metrics, clock) for one in seen))
     for one, told in zip(seen, every, strict=True):
         _judge(findings, one, told, partitions)
+    silent = {
+        one.node: told.error
+        for one, told in zip(seen, every, strict=True)
+        if told.error and one.state in ("alive", "draining")
+    }
+    if silent:
+        findings.advice(
+            ", ".join(silent),
+            f"alive, and cannot be asked: {next(iter(silent.values()))}",
+            "run this where process.metrics_port of all can be reached, or look at these processes",
+        )
     versions = sorted({told.version for told in every if told.version})
     if len(versions) > 1:
         findings.advice("versions", ", ".join(versions), "finish the roll-out, or take it back")
@@ -100,12 +111,6 @@ def _judge(findings: Findings, one: Seen, told: Told, partitions: int) -> None:
     if told.error:
         if one.state == "drained":
             findings.good(name, f"{one.role}, {one.state}")
-        elif one.state != "unregistered":
-            findings.advice(
-                name,
-                f"{one.role}, {one.state}; {told.error}",
-                "run this where process.metrics_port can be reached, or look at the process",
-            )
         return
     if told.problems and one.state == "alive":
         findings.wrong(name, f"not ready: {'; '.join(told.problems)}", "look at what it waits for")

@@ -133,7 +133,9 @@ async def test_who_cannot_be_asked(process):
     drained = Seen("access-0", "access", "drained", "a")
     found = await judge(process.seen, gone, quiet, drained, missing=["dispatch"])
     assert levels(found, "logic") == {"advice"}
-    assert "127.0.0.1:1 does not answer" in next(one.found for one in found if one.subject == "logic-1")
+    (advice,) = [one for one in found if one.level == "advice"]
+    assert advice.subject == "logic-1, logic-2"
+    assert "127.0.0.1:1 does not answer" in advice.found
     assert levels(found, "access-0") == {"good"}
     assert levels(found, "dispatch") == {"wrong"}
 
