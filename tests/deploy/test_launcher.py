@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_it_runs_from_any_folder(tmp_path: Path) -> None:
-    """In .venv/bin of a checkout it finds the library beside it, and modules of the folder it is called in."""
+    """In .venv/bin of a checkout it finds the library beside it, wherever it is called."""
     checkout, elsewhere = tmp_path / "a checkout", tmp_path / "elsewhere"
     programs = checkout / ".venv" / "bin"
     programs.mkdir(parents=True)
