@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from holdfast.bus import kafka_topics
+from holdfast.bus import kafka_end, kafka_topics
 from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
 from holdfast.bus.kafka_producer import KafkaProducer
 from holdfast.bus.port import between
@@ -172,4 +172,5 @@ class KafkaBus:
         except BaseException:
             await stop(beneath)
             raise
+        kafka_end.note_commits(beneath)
         return beneath
