@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.commands.ports import Ports
 
 MOST = 200
-"""Records of one topic that are shown, at most."""
+"""Records of one topic that speak of a message and are looked at, at most; the answer says where that cuts."""
 
 LOOK_BACK = 2000
 """Newest entries of a channel among which a message is looked for, at most."""
@@ -114,7 +114,7 @@ async def find(
                     left.pop(partition, None)
     finally:
         await reader.close()
-    return sorted(found, key=lambda record: (record.ts, record.partition, record.offset))
+    return sorted(found, key=lambda record: (record.ts, record.partition, record.offset))[:MOST]
 
 
 def _inbound(record: Record, name: str) -> records.Send | records.Request | records.SessionEvent | None:
