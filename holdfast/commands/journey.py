@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.commands.ports import Ports
 
 MOST = 200
-"""Records of one topic that speak of a message and are looked at, at most; the answer says where that cuts."""
+"""Records of one topic that speak of a message and are looked at, at most; the answer says where it cuts."""
 
 LOOK_BACK = 2000
 """Newest entries of a channel among which a message is looked for, at most."""
