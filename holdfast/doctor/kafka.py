@@ -59,7 +59,13 @@ async def _look_at_topics(findings: Findings, admin: AIOKafkaAdminClient, settin
     """Tell whether all topics are there and can be used."""
     brokers = (await admin.describe_cluster())["brokers"]
     found = f"{len(brokers)} at " + ", ".join(f"{one['host']}:{one['port']}" for one in brokers)
-    if len(brokers) >= 3:
+    if len(brokers) < settings.replication:
+        findings.wrong(
+            "brokers",
+            f"{found}, kafka.replication is {settings.replication}",
+            "start those that are away: the next one that goes may stop writes",
+        )
+    elif len(brokers) >= 3:
         findings.good("brokers", found)
     else:
         findings.advice(
@@ -80,6 +86,13 @@ async def _look_at_topics(findings: Findings, admin: AIOKafkaAdminClient, settin
     for topic, entries in (await _configured(admin, asked)).items():
         name = wanted[topic]
         broken = kafka_topics.violations(topic, entries, settings, kafka_topics.copies(there[name]))
+        synced, needed = _in_sync(there[name]), int(entries.get("min.insync.replicas", "1"))
+        if synced < needed:
+            findings.wrong(
+                name,
+                f"{synced} replicas in sync, min.insync.replicas={needed}",
+                "start the brokers that are away: nothing is acked meanwhile",
+            )
         for option, right, why in broken:
             findings.wrong(name, f"{option}={entries.get(option)}", f"set it to {right}, {why}")
         _look_at_settings(findings, topic, name, entries)
@@ -114,6 +127,11 @@ def _look_at_shape(findings: Findings, settings: Kafka, name: str, topic: dict[s
         )
     else:
         findings.good(name, f"{found}, all in sync")
+
+
+def _in_sync(topic: dict[str, Any]) -> int:
+    """Return how many replicas are in sync of the partition with the fewest."""
+    return min(len(part["isr"]) for part in topic["partitions"])
 
 
 def _look_at_settings(findings: Findings, topic: Topic, name: str, entries: Mapping[str, str]) -> None:

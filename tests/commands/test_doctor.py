@@ -6,17 +6,20 @@ import contextlib
 import email.utils
 import resource
 import time
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from holdfast.bus import kafka_topics
 from holdfast.clock import SystemClock
 from holdfast.commands.findings import report
 from holdfast.commands.nodes import Seen
 from holdfast.commands.show import _room
-from holdfast.doctor import machine, members, redis, shards
+from holdfast.doctor import kafka, machine, members, redis, shards
 from holdfast.doctor.finding import Findings
 from holdfast.observe.metrics import Metrics
+from holdfast.settings import Kafka
 
 
 def levels(findings, subject=""):
@@ -232,3 +235,52 @@ def test_the_report():
     assert report([], quiet=True) == "nothing wrong, 0 in order."
     findings.advice("c", "long " * 40, "very " * 40)
     assert all(_room(line) <= 60 for line in report(findings.all, width=60).splitlines())
+
+
+# Kafka's answers
+
+
+def topic(*, leader=1, isr=(1, 2, 3), replicas=(1, 2, 3), partitions=4):
+    part = {"leader": leader, "isr": list(isr), "replicas": list(replicas), "error_code": 0}
+    return {"error_code": 0, "partitions": [part | {"partition": number} for number in range(partitions)]}
+
+
+@pytest.mark.parametrize(
+    ("there", "level", "says"),
+    [
+        (topic(), "good", "4 partitions, 3 replicas, all in sync"),
+        (topic(leader=-1), "wrong", "partitions [0, 1, 2, 3] have no leader"),
+        (topic(isr=(1, 3)), "advice", "4 partitions, 3 replicas; brokers [2] are not in sync"),
+        (topic(replicas=(1, 2), isr=(1, 2)), "wrong", "4 partitions, 2 replicas, kafka.replication is 3"),
+        (topic(partitions=3), "wrong", "3 partitions, 3 replicas"),
+    ],
+)
+def test_a_topic(there, level, says):
+    """inv 1: partitions without a leader stop sends; replicas that are too few, or lag, are a risk."""
+    findings = Findings("Kafka")
+    kafka._look_at_shape(findings, Kafka(partitions=4, replication=3), "t", there)
+    assert [(one.level, one.found) for one in findings.all] == [(level, says)]
+
+
+async def test_too_few_brokers(monkeypatch):
+    """inv 1: with two of three away nothing is acked; each topic that stands still is named."""
+
+    class Admin:
+        async def describe_cluster(self):
+            return {"brokers": [{"host": "h", "port": 1}]}
+
+    async def describe(admin, names):
+        return {name: topic(isr=(1,)) for name in names}
+
+    async def configured(admin, wanted):
+        one = {"min.insync.replicas": "2", "max.message.bytes": "1048588", "cleanup.policy": "delete"}
+        return dict.fromkeys(wanted, one | {"message.timestamp.type": "LogAppendTime"})
+
+    monkeypatch.setattr(kafka_topics, "describe", describe)
+    monkeypatch.setattr(kafka, "_configured", configured)
+    findings = Findings("Kafka")
+    admin: Any = Admin()
+    await kafka._look_at_topics(findings, admin, Kafka(partitions=4, replication=3))
+    wrong = [(one.subject, one.found) for one in findings.all if one.level == "wrong"]
+    assert ("brokers", "1 at h:1, kafka.replication is 3") in wrong
+    assert ("holdfast.inbound", "1 replicas in sync, min.insync.replicas=2") in wrong
