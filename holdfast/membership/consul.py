@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import msgspec
@@ -48,6 +48,14 @@ ENDPOINT: Final = "endpoint-"
 _FAILURES: Final = (aiohttp.ClientError, OSError, TimeoutError, ConsulException)
 
 _log = logging.getLogger(__name__)
+
+
+class Facts(NamedTuple):
+    """Consul itself: its leader's address ("": none), how many servers it has, its version ("": not told)."""
+
+    leader: str
+    servers: int
+    version: str
 
 
 class ConsulDirectory:
@@ -129,6 +137,16 @@ class ConsulDirectory:
             return bool(await within(self._clock, 1.0, self._consul.status.leader()))
         except _FAILURES:
             return False
+
+    async def facts(self) -> Facts:
+        """Return what Consul says of itself. Raises Retry."""
+        leader = await self._call(self._consul.status.leader())
+        peers = await self._call(self._consul.status.peers())
+        try:
+            about = await self._call(self._consul.agent.self())
+        except Retry:  # a token need not be allowed to read the agent
+            about = {}
+        return Facts(str(leader or ""), len(peers or ()), str(about.get("Config", {}).get("Version", "")))
 
     # being there
 
