@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import MAX_RECORD
 from holdfast.errors import Reject, Retry
 
@@ -156,6 +157,7 @@ class KafkaProducer:
         seconds = max(self._deadline, 1.0)
         beneath = AIOKafkaProducer(
             bootstrap_servers=self._settings.servers,
+            **options(self._settings),
             acks="all",
             enable_idempotence=True,
             max_batch_size=MAX_BATCH,
