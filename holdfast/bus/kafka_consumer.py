@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from holdfast.bus import kafka_end
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import OffsetLost, Record
 from holdfast.errors import Retry
 
@@ -239,6 +240,7 @@ def make(settings: Kafka, group: str) -> AIOKafkaConsumer:
     """Return an aiokafka consumer that never chooses a position by itself."""
     return AIOKafkaConsumer(
         bootstrap_servers=settings.servers,
+        **options(settings),
         group_id=group or None,
         enable_auto_commit=False,
         auto_offset_reset="none",

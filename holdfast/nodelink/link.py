@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from holdfast.membership.port import Node
     from holdfast.network import Network
     from holdfast.observe.metrics import Metrics
+    from holdfast.tls import Trust
 
 CONNECT_SECONDS: Final = 3.0
 MAX_WELCOME: Final = 4096
@@ -94,6 +96,7 @@ class Link:
         metrics: Metrics,
         random: Random,
         on_connected: Callable[[Link], None] | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.node = node
         self.incarnation = node.incarnation
@@ -104,6 +107,7 @@ class Link:
         self._metrics = metrics
         self._random = random
         self._on_connected = on_connected
+        self._trust = trust
         self._wire: _Wire | None = None
         self._chains: dict[int, int] = {}
         self._said = b""
@@ -208,10 +212,13 @@ class Link:
 
             try:
                 host, _, port = self.node.address.rpartition(":")
-                await within(self._clock, CONNECT_SECONDS, self._network.connect(made, host, int(port)))
+                secure = self._trust.context if self._trust is not None else None
+                opening = self._network.connect(made, host, int(port), ssl=secure)
+                await within(self._clock, CONNECT_SECONDS, opening)
                 await wires[-1].lost
             except (OSError, TimeoutError) as error:
-                _log.debug("link not connected: %s", error, extra={"access_node": self.node.incarnation})
+                level = logging.WARNING if isinstance(error, ssl.SSLError) else logging.DEBUG
+                _log.log(level, "link not connected: %s", error, extra={"access_node": self.node.incarnation})
             except Exception:  # noqa: BLE001 - counted; an address that is none, say, until there is another
                 await self._failures.pause()
             if self._clock.monotonic() - began >= STEADY_SECONDS:
