@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .driver import Driver
     from .fanout import Entry
     from .reader import Reader
+    from .traces import Traces
 
 PAGE: Final = 100
 """Entries of one channel in one read, at most."""
@@ -51,6 +52,7 @@ class Delivery:
         self._metrics = metrics
         self._catch_up = catch_up
         self._advanced = 0
+        self.traces: Traces | None = None
         self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
 
     # pushes
@@ -281,6 +283,8 @@ class Delivery:
             channel.lag(driver, seq)
 
     def _job_done(self, channel: Channel, job: Job) -> None:
+        if self.traces is not None:
+            self.traces.done(channel, job)
         flow = self._flow(channel)
         if job.lagging:
             flow.left -= 1

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Bus, Producer
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.protocol.frames import FrameId, Request, Send
 
     from .driver import Driver
@@ -46,13 +47,21 @@ class Produce:
     """The way into the queue."""
 
     def __init__(
-        self, bus: Bus, clock: Clock, metrics: Metrics, incarnation: str, request_deadline: float
+        self,
+        bus: Bus,
+        clock: Clock,
+        metrics: Metrics,
+        incarnation: str,
+        request_deadline: float,
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
         self._bus = bus
         self._clock = clock
         self._metrics = metrics
         self.incarnation = incarnation
         self._request_deadline = request_deadline
+        self._tracing = tracing
         self._producer: Producer | None = None
         self._last: dict[int, asyncio.Future[int]] = {}
         self._events: dict[str, tuple[records.SessionEvent, object]] = {}
@@ -98,7 +107,10 @@ class Produce:
             frame=frame.id,
             granted=granted,
         )
-        future = self._inbound(session.user, record)
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.begin("access send", message, session.id)
+        future = self._inbound(session.user, record, span)
         future.add_done_callback(
             functools.partial(self._sent, driver, frame.n, message, self._clock.monotonic())
         )
@@ -130,21 +142,28 @@ class Produce:
             frame=frame.id,
             deadline=now + int(self._request_deadline * 1000),
         )
-        future = self._inbound(session.user, record)
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.begin("access request", record.key, session.id)
+        future = self._inbound(session.user, record, span)
         future.add_done_callback(functools.partial(self._asked, driver, frame.id, deadline))
 
     def _asked(self, driver: Driver, frame: FrameId, deadline: float, future: asyncio.Future[int]) -> None:
         if self._told(future):
             driver.machine.unasked(frame, deadline)
 
-    def _inbound(self, user: str, record: records.Inbound) -> asyncio.Future[int]:
+    def _inbound(self, user: str, record: records.Inbound, span: Span | None = None) -> asyncio.Future[int]:
         assert self._producer is not None
         partition = partition_of(user, self._bus.partitions)
         last = self._last.get(partition)
         if last is not None and last.done() and _failed(last):
             # Who sent it learns so in the loop's next turn: until then nothing may go past it (inv 12).
             raise Retry("a record before this one has just failed")
-        future = self._producer.produce("inbound", partition, user.encode(), records.encode(record))
+        future = self._producer.produce(
+            "inbound", partition, user.encode(), records.encode(record), () if span is None else span.headers
+        )
+        if span is not None:
+            future.add_done_callback(span.settled)
         self._last[partition] = future
         return future
 

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 from holdfast.log.port import FENCED, Change, NodeUpdate
 
 from .pace import Pace
@@ -68,6 +69,7 @@ class Routes:
         self._log = log
         self._clock = clock
         self._metrics = metrics
+        self._failures = Failures("routes", clock, metrics)
         self._incarnation = incarnation
         self._everything = everything
         self._on_rewritten = on_rewritten
@@ -142,6 +144,9 @@ class Routes:
     async def _run(self, shard: int, state: Shard) -> None:
         try:
             await self._update(shard, state)
+        except Exception:  # noqa: BLE001 - counted; all that this node holds is written again
+            state.whole = True
+            await self._failures.pause()
         finally:
             state.running = False
         if state.changes or state.calls or state.whole:
@@ -156,28 +161,28 @@ class Routes:
             keys = list(state.changes)[:MAX_CHANGES]
             changes = {key: state.changes.pop(key) for key in keys}
             calls = []
-        number = state.number + 1
-        listed = tuple(self._everything(shard)) if whole else tuple(changes.values())
-        self._metrics.access_update_changes.observe(len(listed))
-        update = NodeUpdate(self._incarnation, number, listed, whole)
-        reached = await self._write(shard, state, update)
-        if reached == FENCED or update.incarnation != self._incarnation:
-            # This incarnation is dead: what is wanted is written by the next one.
-            state.calls = calls + state.calls
-            self._on_fenced(update.incarnation)
-            await self._clock.sleep(FIRST_DELAY)
-            return
-        if reached >= number:
-            state.number = number
-            if whole:
-                state.whole = False
-                self._on_rewritten(shard)
-            for call in calls:
-                call()
-            return
-        # It forgot. What was taken out above is part of everything, which is written next.
-        state.calls = calls + state.calls
-        self.forgot(shard, number, 0)
+        left, number = iter(calls), state.number + 1
+        try:
+            listed = tuple(self._everything(shard)) if whole else tuple(changes.values())
+            self._metrics.access_update_changes.observe(len(listed))
+            update = NodeUpdate(self._incarnation, number, listed, whole)
+            reached = await self._write(shard, state, update)
+            if reached == FENCED or update.incarnation != self._incarnation:
+                # This incarnation is dead: what is wanted is written by the next one.
+                self._on_fenced(update.incarnation)
+                await self._clock.sleep(FIRST_DELAY)
+            elif reached >= number:
+                state.number = number
+                if whole:
+                    state.whole = False
+                    self._on_rewritten(shard)
+                for call in left:
+                    call()
+            else:
+                # It forgot. What was taken out above is part of everything, which is written next.
+                self.forgot(shard, number, 0)
+        finally:
+            state.calls = [*left, *state.calls]
 
     async def _write(self, shard: int, state: Shard, update: NodeUpdate) -> int:
         delay = FIRST_DELAY
@@ -190,6 +195,10 @@ class Routes:
                     _log.warning("routes cannot be written: %s", error, extra={"shard": shard})
                 await self._clock.sleep(error.after or delay)
                 delay = min(delay * 2, LONGEST_DELAY)
+            except Exception:  # noqa: BLE001 - counted; it may be written, so nothing else may have its number
+                state.failing_since = state.failing_since or self._clock.monotonic()
+                await self._failures.pause()
             else:
                 state.failing_since = None
+                self._failures.passed()
                 return number
