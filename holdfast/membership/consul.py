@@ -24,6 +24,7 @@ from holdfast.errors import Retry
 from holdfast.failures import Failures, forever
 from holdfast.membership.port import Node
 from holdfast.membership.watchers import ROLES, Known
+from holdfast.tasks import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -113,9 +114,7 @@ class ConsulDirectory:
 
     async def close(self) -> None:
         """See `Directory`."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(self._tasks)
         self._tasks = []
         await self.leave()
         for client in (self._consul, self._watching):
