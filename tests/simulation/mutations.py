@@ -264,6 +264,13 @@ MUTATIONS: Final = (
         "self.machine.reject(frame, now)",
         "pass",
     ),
+    Mutation(
+        11,
+        "a client that gives up while it comes back does not say so",
+        "holdfast.client.driver:Driver._run",
+        "if self._live is not None or over:",
+        "if self._live is not None:",
+    ),
 )
 
 

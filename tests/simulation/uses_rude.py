@@ -69,8 +69,10 @@ class Rude(Use):
     async def _spoil(self) -> None:
         """Write what is no record into the queue, as anybody might who may write there."""
         kafka = self.world.kafka
-        while not self._stopping:
+        while True:
             await asyncio.sleep(self.random.expovariate(1 / 2.0))
+            if self._stopping:
+                return
             partition = self.random.randrange(self.world.plan.partitions)
             topic: Topic = self.random.choice(("inbound", "outbound"))
             value = self.random.choice(GARBAGE)
@@ -115,8 +117,10 @@ class Rude(Use):
                 await asyncio.sleep(0.5)
             else:
                 break
-        while not self._stopping:
+        while True:
             await asyncio.sleep(self.random.expovariate(1 / 1.5))
+            if self._stopping:
+                return
             self._open += 1
             await self.random.choice((self._send_badly, self._ask_badly, self._shout))()
             self._open -= 1
