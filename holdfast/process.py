@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -15,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from holdfast import __version__
+from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
 from holdfast.network import TcpNetwork
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Bus
     from holdfast.log.port import Log
     from holdfast.membership.port import Directory, Role
+    from holdfast.observe.tracing import Tracing
 
 log = logging.getLogger("holdfast.process")
 
@@ -93,6 +95,21 @@ def make_directory(settings: Settings, metrics: Metrics) -> Directory:
     return StaticDirectory(settings.membership, metrics)
 
 
+def make_tracing(settings: Settings, role: str, node: str, metrics: Metrics) -> Tracing | None:
+    """Return what follows messages, None where that is off. Raises Stop where the extra is not installed."""
+    wanted = settings.tracing
+    if not wanted.enabled:
+        return None
+    try:
+        from holdfast.observe.otlp import to_collector  # noqa: PLC0415 - an extra, and slow to load
+    except ImportError as error:
+        raise Stop(
+            f"tracing.enabled (HOLDFAST_TRACING_ENABLED): {error.name} is not installed; "
+            "pip install 'holdfast[tracing]'"
+        ) from None
+    return to_collector(wanted.endpoint, wanted.ratio, role=role, node=node, metrics=metrics)
+
+
 def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
     """Run one service until SIGTERM or SIGINT; the entry point of `python -m services.ROLE`."""
     try:
@@ -140,6 +157,7 @@ async def _run(
         log=make_log(settings, metrics),
         directory=make_directory(settings, metrics),
         metrics=metrics,
+        tracing=make_tracing(settings, role, name, metrics),
     )
     service: Service | None = None
     waiting_for = ["starting"]
@@ -159,6 +177,8 @@ async def _run(
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, functools.partial(tls.look, metrics, force=True))
+    trust = asyncio.ensure_future(_watch_trust(metrics))
     starting = asyncio.ensure_future(_start(parts, waiting_for))
     stall = asyncio.ensure_future(_watch_stall(metrics))
     ended = asyncio.ensure_future(stopping.wait())
@@ -181,12 +201,14 @@ async def _run(
         log.error(str(stop))  # noqa: TRY400 - the text says what to change, a traceback would hide it
         return EXIT_SETTINGS
     finally:
-        for task in (starting, stall, ended):
+        for task in (starting, stall, trust, ended):
             task.cancel()
-        await asyncio.gather(starting, stall, ended, return_exceptions=True)
+        await asyncio.gather(starting, stall, trust, ended, return_exceptions=True)
         for close in (parts.directory.close, parts.log.close, parts.bus.close, health.stop):
             with contextlib.suppress(Retry):
                 await close()
+        if parts.tracing is not None:
+            await asyncio.to_thread(parts.tracing.close)
     log.info("stopped")
     return 0
 
@@ -220,6 +242,12 @@ async def _watch_stall(metrics: Metrics) -> None:
         due = loop.time() + _STALL_EVERY
         await asyncio.sleep(_STALL_EVERY)
         metrics.loop_stall_seconds.observe(max(loop.time() - due, 0.0))
+
+
+async def _watch_trust(metrics: Metrics) -> None:
+    while True:
+        tls.look(metrics)
+        await asyncio.sleep(tls.LOOK_SECONDS)
 
 
 def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:

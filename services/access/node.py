@@ -9,6 +9,8 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Final
 
+from holdfast import tls
+from holdfast.bus import backlog
 from holdfast.errors import Reject, Retry, Stop
 from holdfast.log.port import WINDOW_MS, Change
 from holdfast.membership.port import Node
@@ -37,6 +39,7 @@ from .roster import Roster
 from .routes import Routes
 from .subscribes import Subscribes
 from .timers import TimerWheel
+from .traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +94,10 @@ class AccessNode:
             on_fenced=self.fenced,
         )
         self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
+        self.traces: Traces | None = None
+        if parts.tracing is not None:
+            self.traces = Traces(parts.tracing, self.registry, self.clock, name)
+            self.delivery.traces = self.traces
         self.joins = Joins(
             registry=self.registry,
             routes=self.routes,
@@ -101,7 +108,16 @@ class AccessNode:
         )
         self.groups = Groups(self)
         self.subscribes = Subscribes(self)
-        self.produce = Produce(parts.bus, self.clock, self.metrics, self.incarnation, access.request_deadline)
+        queue = (parts.bus, parts.settings.kafka, self.clock, self.metrics)
+        self.inbound, self.outbound = backlog.of_inbound(*queue), backlog.of_outbound(*queue)
+        self.produce = Produce(
+            parts.bus,
+            self.clock,
+            self.metrics,
+            self.incarnation,
+            access.request_deadline,
+            tracing=parts.tracing,
+        )
         self.rooms = RoomRates(self.clock, self.metrics)
         self.beat = Beat(self)
         self.rebalance = Rebalance(self)
@@ -116,6 +132,7 @@ class AccessNode:
             on_lost=lambda _: None,
             clock=self.clock,
         )
+        self._trust = tls.access_server(access)
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
@@ -134,6 +151,8 @@ class AccessNode:
         if not self.roster.can_verify:
             raise Stop("auth.secrets and auth.key_files are empty: no client could connect")
         await self.produce.start(self.settings.kafka.deadline)
+        self.inbound.start()
+        self.outbound.start()
         await self.link_server.start()
         delay = 0.1
         while True:
@@ -146,6 +165,7 @@ class AccessNode:
                 delay = min(delay * 2, 5.0)
         self.wheel.start()
         process = self.settings.process
+        secure = self._trust.context if self._trust is not None else None
         for listener in listeners(self.settings):
             try:
                 self._servers[listener.name] = await self.parts.network.listen(
@@ -153,6 +173,7 @@ class AccessNode:
                     process.host,
                     listener.port,
                     reuse_port=process.workers > 1,
+                    ssl=secure,
                 )
             except OSError as error:
                 raise Stop(
@@ -166,6 +187,8 @@ class AccessNode:
         await self.drain()
         self.produce.tick()
         await self.produce.close()
+        await self.inbound.stop()
+        await self.outbound.stop()
         self.wheel.stop()
         await self.beat.stop()
         self.link_server.close()
@@ -235,12 +258,13 @@ class AccessNode:
         if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
             host = "127.0.0.1"
         endpoints = {}
+        s = "s" if self._trust is not None else ""
         for name, server in self._servers.items():
             if name == "websocket":
-                built = f"ws://{host}:{server.port}{access.websocket_path}"
+                built = f"ws{s}://{host}:{server.port}{access.websocket_path}"
                 endpoints[name] = access.endpoint_websocket or built
             else:
-                endpoints[name] = access.endpoint_tcp or f"tcp://{host}:{server.port}"
+                endpoints[name] = access.endpoint_tcp or f"tcp{s}://{host}:{server.port}"
         await self.parts.directory.join(
             Node(
                 name=self.name,

@@ -40,7 +40,7 @@ class Reader:
         self._log = log
         self._failures = Failures("reads", clock, metrics)
         self._links = links
-        self._clock = clock
+        self.clock = clock
         self._waiting: list[list[tuple[Query, Callable[[View], None]]]] = [[] for _ in range(log.partitions)]
         self._running = [False] * log.partitions
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,7 +56,7 @@ class Reader:
 
     def later(self, call: Callable[[], None]) -> None:
         """Make a call that reads again what was read from a store that is behind."""
-        self._clock.call_later(FIRST_DELAY, call)
+        self.clock.call_later(FIRST_DELAY, call)
 
     def stop(self) -> None:
         """Read no more."""
@@ -73,7 +73,7 @@ class Reader:
                 except Retry as error:
                     _log.debug("a read failed: %s", error, extra={"shard": shard})
                     self._waiting[shard] = batch + self._waiting[shard]
-                    await self._clock.sleep(error.after or delay)
+                    await self.clock.sleep(error.after or delay)
                     delay = min(delay * 2, LONGEST_DELAY)
                     continue
                 except Exception:  # noqa: BLE001 - counted; one by one and last, if it is a query that does it

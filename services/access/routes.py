@@ -1,9 +1,9 @@
 """Routes and sessions, written to the log in numbered micro-batches: one update in flight per shard.
 
-Everything that arrives while an update is in flight goes into the next one, so a storm of connects costs a
-few hundred round trips. A change replaces an earlier one of the same thing that was not sent yet, so what
-waits is bounded by what this node holds. Whoever needs a change recorded before it goes on (inv 5) leaves a
-call with it.
+Everything that arrives while an update is in flight goes into the next one, and a crowd's changes go out in
+rounds, those of all shards in one write, so a storm of connects costs a few hundred round trips. A change
+replaces an earlier one of the same thing that was not sent yet, so what waits is bounded by what this node
+holds. Whoever needs a change recorded before it goes on (inv 5) leaves a call with it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from holdfast.errors import Retry
 from holdfast.failures import Failures
 from holdfast.log.port import FENCED, Change, NodeUpdate
 
+from .pace import Pace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 MAX_CHANGES: Final = 1000
 """Changes in one update, at most (but for one that writes everything again)."""
+
+ROUND_SECONDS: Final = 0.01
+"""Between two rounds of updates in a storm. Without it an update was for one or two connections: Redis had
+answered before the next ones came."""
 
 FIRST_DELAY: Final = 0.05
 LONGEST_DELAY: Final = 1.0
@@ -70,6 +76,8 @@ class Routes:
         self._on_fenced = on_fenced
         self._shards = [Shard() for _ in range(log.partitions)]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._woken: list[tuple[int, Shard]] = []
+        self._pace = Pace(clock, ROUND_SECONDS, self._round)
 
     def change(self, shard: int, change: Change, call: Callable[[], None] | None = None) -> None:
         """Put a change into the shard's next update; `call` is made once it is recorded."""
@@ -114,27 +122,35 @@ class Routes:
 
     def stop(self) -> None:
         """Write no more."""
+        self._pace.stop()
         for task in self._tasks:
             task.cancel()
 
     def _wake(self, shard: int, state: Shard) -> None:
         if not state.running:
             state.running = True
-            # The task begins on the loop's next turn: what else this turn brings goes into the same update.
+            self._woken.append((shard, state))
+            self._pace.ask()
+
+    def _round(self) -> int:
+        """Begin an update of every shard that has something to write; return the number of changes."""
+        woken, self._woken = self._woken, []
+        for shard, state in woken:
             task = asyncio.get_running_loop().create_task(self._run(shard, state))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        return sum(len(state.changes) for _, state in woken)
 
     async def _run(self, shard: int, state: Shard) -> None:
         try:
-            while state.changes or state.calls or state.whole:
-                try:
-                    await self._update(shard, state)
-                except Exception:  # noqa: BLE001 - counted; all that this node holds is written again
-                    state.whole = True
-                    await self._failures.pause()
+            await self._update(shard, state)
+        except Exception:  # noqa: BLE001 - counted; all that this node holds is written again
+            state.whole = True
+            await self._failures.pause()
         finally:
             state.running = False
+        if state.changes or state.calls or state.whole:
+            self._wake(shard, state)
 
     async def _update(self, shard: int, state: Shard) -> None:
         whole, calls = state.whole, state.calls

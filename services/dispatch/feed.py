@@ -166,7 +166,7 @@ class Feed:
         return batch
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
-        """Store how far partitions are applied, for lag metrics only. Raises Retry."""
+        """Store how far partitions are applied, for who looks at the backlog. Raises Retry."""
         open_now = {p: offset for p, offset in offsets.items() if p in self._queues}
         if open_now:
             await self._consumer.commit(open_now)

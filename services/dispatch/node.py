@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Consumer, Producer
     from holdfast.parts import Parts
 
-COMMIT_SECONDS: Final = 5.0
+COMMIT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.5
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class DispatchNode:
         # It may have become this process's own again meanwhile.
         self._changed.set()
 
-    # lag, for those who watch
+    # lag, for those who watch, and for those who refuse what would only be more of it
 
     async def _commit(self) -> None:
         assert self._feed is not None

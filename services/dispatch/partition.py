@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from holdfast.bus.port import OffsetLost, Producer, Record
     from holdfast.log.port import Applied, LogRecord, ShardState
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.parts import Parts
 
     from .feed import Feed, Queue
@@ -84,6 +85,7 @@ class Partition:
         self._bus = parts.bus
         self._metrics = parts.metrics
         self._failures = Failures("partition", parts.clock, parts.metrics)
+        self._tracing = parts.tracing
         self._owner = owner
         self._feed = feed
         self._links = links
@@ -294,6 +296,8 @@ class Partition:
 
     async def _apply(self, queue: Queue, records: Sequence[Record]) -> None:
         taken = self._interpreter.take_in(records)
+        if self._tracing is not None and not self._replaying:
+            taken.spans = self._follow(self._tracing, records)
         last = self.carried
         if records:
             record = records[-1]
@@ -301,7 +305,8 @@ class Partition:
         applied = await self._applied(taken, last)
         if applied.status == Status.REFUSED and len(records) == 1:
             # Found by halving: this is the record that cannot be decided on.
-            taken = self._interpreter.refused(records[0], applied.reason)
+            spans, taken = taken.spans, self._interpreter.refused(records[0], applied.reason)
+            taken.spans = spans
             applied = await self._applied(taken, last)
         if applied.status == Status.APPLIED:
             self._finish(taken, applied, last)
@@ -319,6 +324,22 @@ class Partition:
             self._limit = max(1, len(records) // 2)
             if len(records) <= 1:
                 await self._pause(RETRY_SECONDS)
+
+    def _follow(self, tracing: Tracing, records: Sequence[Record]) -> dict[int, Span] | None:
+        """Begin the step of those records of a batch that are followed."""
+        spans = {}
+        for record in records:
+            if record.headers:
+                span = tracing.of_record(
+                    record.headers,
+                    "dispatch append",
+                    partition=str(record.partition),
+                    offset=record.offset,
+                    batch=len(records),
+                )
+                if span is not None:
+                    spans[record.offset] = span
+        return spans or None
 
     async def _applied(self, taken: Taken, last: Watermark) -> Applied:
         """Apply, again and again while the outcome is unknown: what was applied is skipped then."""
@@ -369,6 +390,8 @@ class Partition:
         elif taken.by_node:
             # Replies: somebody waits for them. What nodes know of the log stays where it was.
             self._links.push(self.number, self.generation, self._told_upto, taken.by_node)
+        if taken.spans is not None:
+            taken.end_spans(applied)
 
     def _tell(self) -> None:
         """Let every node know the position."""

@@ -18,6 +18,7 @@ from .recall import recall
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from holdfast.bus.backlog import Backlog
     from holdfast.bus.port import Bus, Consumer, Record
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
@@ -47,7 +48,8 @@ class Worker:
     """One member of the consumer group of logic.
 
     What is in hand is bounded: a partition with `logic.pending` records unfinished is paused, and nothing is
-    fetched while all partitions together hold half of what the producer has room for.
+    fetched while all partitions together hold half of what the producer has room for, or while dispatch is
+    far behind with what was put out.
 
     After any failed output the worker goes back to what is durable, with backoff, and handles everything
     after that again (invariant 12): handler outputs are numbered, so they appear once all the same.
@@ -58,6 +60,7 @@ class Worker:
         bus: Bus,
         outbox: Outbox,
         runner: Runner,
+        outbound: Backlog,
         *,
         clock: Clock,
         settings: Settings,
@@ -66,6 +69,8 @@ class Worker:
         self._bus = bus
         self._outbox = outbox
         self._runner = runner
+        self._outbound = outbound
+        self._waiting = False
         self._clock = clock
         self._settings = settings
         self._metrics = metrics
@@ -175,15 +180,22 @@ class Worker:
         return sum(len(part.items) for part in self._parts.values())
 
     def _hold_back(self, consumer: Consumer) -> bool:
-        """Pause partitions that have too much unfinished, resume those that have half of it."""
+        """Pause partitions that have too much unfinished, resume those that have half of it.
+
+        All of them are paused while dispatch is far behind: what handlers put out would only be more for it.
+        """
         bound = self._settings.logic.pending
-        held = False
+        held, far = False, self._outbound.far
+        if far and not self._waiting:
+            self._metrics.logic_backlog_waits.inc()
+        self._waiting = far
         for part in self._parts.values():
-            if not part.paused and len(part.items) >= bound:
+            if not part.paused and (far or len(part.items) >= bound):
                 consumer.pause(part.number)
                 part.paused = True
-                self._metrics.logic_paused.inc()
-            elif part.paused and len(part.items) <= bound // 2:
+                if not far:
+                    self._metrics.logic_paused.inc()
+            elif part.paused and not far and len(part.items) <= bound // 2:
                 consumer.resume(part.number)
                 part.paused = False
             held = held or part.paused

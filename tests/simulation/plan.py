@@ -39,7 +39,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One run. `sends` and `publishes`: of each person, and of the API's caller."""
+    """One run. `sends` and `publishes`: of each person, and of the API's caller.
+
+    `backlog`: records that may wait in a partition of the queue (0: any number).
+    """
 
     seed: int
     access: int
@@ -53,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     latency: float
     faults: tuple[Fault, ...] = ()
     uses: tuple[str, ...] = ()
+    backlog: int = 0
 
     def nodes(self) -> list[str]:
         """Return the names of all nodes."""
@@ -86,7 +90,8 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
     uses = tuple(sorted(drawn.sample(USES, drawn.choice((0, 1, 1, 2, 2, 3)))))
     if Random(f"{seed}/rude").random() < 0.25:
         uses = (*uses, RUDE)
-    return msgspec.structs.replace(plan, faults=kept, uses=uses)
+    backlog = Random(f"{seed}/backlog").choice((0, 0, 6, 20))
+    return msgspec.structs.replace(plan, faults=kept, uses=uses, backlog=backlog)
 
 
 def _ambushes(random: Random, plan: Plan) -> list[Fault]:
