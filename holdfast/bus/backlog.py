@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +72,7 @@ class Backlog:
         self._seen: Mapping[int, tuple[int, int]] = {}
         self._seen_at = 0.0
         self._doubt: Timer | None = None
+        self._failures = Failures("backlog", clock, metrics)
         self._task: asyncio.Task[None] | None = None
         self._random = random.Random()  # noqa: S311 - jitter
         self.full = False
@@ -108,6 +110,9 @@ class Backlog:
             except Retry as error:
                 self._metrics.bus_backlog_unknown.labels(self._topic).inc()
                 _log.info("the backlog of %s is not known: %s", self._topic, error)
+            except Exception:  # noqa: BLE001 - counted; nothing is refused meanwhile, see `TRUSTED`
+                await self._failures.pause()
+                continue
             await self._clock.sleep(EVERY * self._random.uniform(0.75, 1.25))
 
     def _saw(self, progress: Mapping[int, tuple[int, int]]) -> None:

@@ -247,7 +247,7 @@ MUTATIONS: Final = (
         11,
         "logic refuses what a user may not, and does not say so",
         "services.logic.runner:Runner._pass",
-        "item.outputs = self._refuse(what, code, REASONS.get(code, code))",
+        "item.outputs = self._refuse(what, code, REASONS.get(code, code), span)",
         "item.outputs = ()",
     ),
     Mutation(
