@@ -311,14 +311,23 @@ class Delivery:
     # broken continuity
 
     def _switch(self, channel: Channel, view: View) -> None:
-        """Go on at the log's head: another epoch, or nobody's place is kept any more."""
+        """Go on at the log's head: another epoch, or the channel's place is not kept any more.
+
+        Who began after what is still kept, further on than this channel has got, misses nothing and stays.
+        """
         _log.info("a channel goes on elsewhere", extra={"channel": channel.name, "epoch": view.epoch})
         reason = (
             "another epoch began" if view.epoch != channel.epoch else "what was missed is not kept any more"
         )
+        ahead: dict[Driver, int] = {}
+        if view.epoch == channel.epoch and channel.own is not None:
+            ahead = {driver: place for driver, place in channel.own.items() if place >= view.first - 1}
         self.fanout.drop(channel)
         channel.epoch, channel.seq = view.epoch, view.head
-        self._resets(channel, channel.drivers(), reason)
+        self._resets(channel, [driver for driver in channel.drivers() if driver not in ahead], reason)
+        for driver, place in ahead.items():
+            if place == channel.seq and not driver.blocked:
+                self.go_live(channel, driver)
 
     def _resets(self, channel: Channel, drivers: Sequence[Driver], reason: str) -> None:
         """Let subscribers go on at the channel's position, and tell them so, in slices as any fan-out.
