@@ -25,6 +25,7 @@ help: ## list what there is
 
 $(STAMP): $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (or: make PYTHON=/path)" >&2; exit 1; }
+	@test ! -L .venv || { echo ".venv is a link and does not fit $(LOCK): it is somebody else's, and not cleared here" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	@touch $@
@@ -36,6 +37,7 @@ simulate: $(STAMP) ## search SEEDS (10000) simulated runs of the whole cluster f
 	@exec $(PY) -m tests.simulation --seeds $(or $(SEEDS),10000)
 
 test: static ## everything, on real servers that are found or installed
+	@$(PY) -m deploy.prepare
 	$(PY) -m pytest
 
 check: static ## the quick inner loop: format, lint, types, import rules, tests on memory
@@ -100,7 +102,8 @@ lock: ## write requirements/*.lock from pyproject.toml and dev.in
 	$(PYTHON) -m venv "$$work" && "$$work/bin/pip" install --quiet --disable-pip-version-check uv; \
 	cd requirements; \
 	"$$work/bin/"$(UV) -o run.lock ../pyproject.toml; \
-	"$$work/bin/"$(UV) -o dev.lock ../pyproject.toml dev.in
+	"$$work/bin/"$(UV) -o tracing.lock --extra tracing ../pyproject.toml; \
+	"$$work/bin/"$(UV) -o dev.lock --extra tracing ../pyproject.toml dev.in
 
 clean: ## remove what can be made again
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from holdfast.log.port import Log
     from holdfast.membership.port import Directory
     from holdfast.network import Network
+    from holdfast.observe.tracing import Tracing
     from holdfast.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The ports of one process. Services know nothing of which adapters these are."""
+    """The ports of one process. Services know nothing of which adapters these are.
+
+    `tracing` is None where no message is followed, which is the default.
+    """
 
     settings: Settings
     clock: Clock
@@ -27,3 +31,4 @@ class Parts:
     log: Log
     directory: Directory
     metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
+from holdfast.failures import forever
 from holdfast.network import TcpNetwork
 from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Bus
     from holdfast.log.port import Log
     from holdfast.membership.port import Directory, Role
+    from holdfast.observe.tracing import Tracing
 
 log = logging.getLogger("holdfast.process")
 
@@ -94,6 +96,21 @@ def make_directory(settings: Settings, metrics: Metrics) -> Directory:
     return StaticDirectory(settings.membership, metrics)
 
 
+def make_tracing(settings: Settings, role: str, node: str, metrics: Metrics) -> Tracing | None:
+    """Return what follows messages, None where that is off. Raises Stop where the extra is not installed."""
+    wanted = settings.tracing
+    if not wanted.enabled:
+        return None
+    try:
+        from holdfast.observe.otlp import to_collector  # noqa: PLC0415 - an extra, and slow to load
+    except ImportError as error:
+        raise Stop(
+            f"tracing.enabled (HOLDFAST_TRACING_ENABLED): {error.name} is not installed; "
+            "pip install 'holdfast[tracing]'"
+        ) from None
+    return to_collector(wanted.endpoint, wanted.ratio, role=role, node=node, metrics=metrics)
+
+
 def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
     """Run one service until SIGTERM or SIGINT; the entry point of `python -m services.ROLE`."""
     try:
@@ -141,6 +158,7 @@ async def _run(
         log=make_log(settings, metrics),
         directory=make_directory(settings, metrics),
         metrics=metrics,
+        tracing=make_tracing(settings, role, name, metrics),
     )
     service: Service | None = None
     waiting_for = ["starting"]
@@ -190,6 +208,8 @@ async def _run(
         for close in (parts.directory.close, parts.log.close, parts.bus.close, health.stop):
             with contextlib.suppress(Retry):
                 await close()
+        if parts.tracing is not None:
+            await asyncio.to_thread(parts.tracing.close)
     log.info("stopped")
     return 0
 
@@ -226,9 +246,11 @@ async def _watch_stall(metrics: Metrics) -> None:
 
 
 async def _watch_trust(metrics: Metrics) -> None:
-    while True:
+    async def turn() -> None:
         tls.look(metrics)
         await asyncio.sleep(tls.LOOK_SECONDS)
+
+    await forever("certificates", turn, SystemClock(), metrics)
 
 
 def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:

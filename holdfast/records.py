@@ -117,6 +117,7 @@ class Message(_Record, tag="m", frozen=True):
     `content` is CRC-32 of what the client wrote (`to`, `type`, `data`), 0 where there is nothing to compare:
     the same number with another content is an error, while a handler may answer differently the second time.
     `origin` is (incarnation, connection number, frame id) of the sender, where one waits for refusals.
+    `sent` is when the client's send arrived (Unix ms), where the way of this message is timed, else 0.
     """
 
     channel: str
@@ -125,6 +126,7 @@ class Message(_Record, tag="m", frozen=True):
     score: int = 0
     content: int = 0
     origin: tuple[str, int, int | str] | None = None
+    sent: int = 0
 
 
 class Reply(_Record, tag="p", frozen=True):

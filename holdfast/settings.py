@@ -110,6 +110,21 @@ class Kafka(_Calling, frozen=True):
     group: Annotated[str, _about("consumer group of logic; dispatch commits under it plus `-dispatch`")] = (
         "holdfast"
     )
+    inbound_backlog: Annotated[
+        int,
+        Meta(ge=0),
+        _about(
+            "records of a partition that logic has not handled, above which sends are refused; 0: no bound"
+        ),
+    ] = 50_000
+    outbound_backlog: Annotated[
+        int,
+        Meta(ge=0),
+        _about(
+            "records of a partition that dispatch has not applied, above which publishes and sends to its "
+            "channels are refused; where all partitions hold twice that, logic waits; 0: no bound"
+        ),
+    ] = 50_000
     session_timeout: Annotated[Seconds, _about("seconds until a dead logic worker's partitions move")] = 6.0
     retention_seconds: Annotated[Positive, _about("retention of inbound and outbound that are created")] = (
         14 * 86_400
@@ -285,6 +300,21 @@ class Dispatch(_Section, frozen=True):
     takeover: Annotated[Seconds, _about("seconds that a token must not move before it is taken")] = 3.0
 
 
+class Tracing(_Section, frozen=True):
+    """OpenTelemetry: spans that follow single messages through the cluster."""
+
+    enabled: Annotated[bool, _about("follow messages; needs the extra `holdfast[tracing]`")] = False
+    ratio: Annotated[
+        float, Meta(ge=0, le=1), _about("share of sends, requests and publish calls that are followed")
+    ] = 0.01
+    endpoint: Annotated[
+        str,
+        _about(
+            "OTLP over HTTP, as http://collector:4318/v1/traces; empty: as OTEL_EXPORTER_OTLP_ENDPOINT says"
+        ),
+    ] = ""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings. Sections by their names in the TOML file."""
 
@@ -299,6 +329,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logic: Logic = Logic()
     api: Api = Api()
     dispatch: Dispatch = Dispatch()
+    tracing: Tracing = Tracing()
     channels: dict[str, Policy] = {}
 
     def policies(self) -> dict[str, Policy]:

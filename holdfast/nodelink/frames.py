@@ -44,12 +44,17 @@ class Welcome(_Frame, tag="w", frozen=True):
 
 
 class MessageItem(_Frame, tag="m", frozen=True):
-    """An entry of a channel's log, as it was appended."""
+    """An entry of a channel's log, as it was appended.
+
+    `sent` is `records.Message.sent`. `trace`: the context (`traceparent`) of a message that is followed.
+    """
 
     channel: str
     epoch: str
     seq: int
     entry: bytes
+    sent: int = 0
+    trace: str = ""
 
 
 class ReplyItem(_Frame, tag="p", frozen=True):
@@ -58,6 +63,7 @@ class ReplyItem(_Frame, tag="p", frozen=True):
     connection: int
     deadline: int
     frame: bytes
+    trace: str = ""
 
 
 class ChangeItem(_Frame, tag="c", frozen=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from holdfast.clock import within
+from holdfast.failures import Failures
 from holdfast.nodelink.frames import (
     BREAK,
     HEADER,
@@ -110,6 +111,7 @@ class Link:
         self._wire: _Wire | None = None
         self._chains: dict[int, int] = {}
         self._said = b""
+        self._failures = Failures("nodelink", clock, metrics)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -199,7 +201,6 @@ class Link:
             self._metrics.dispatch_links.dec()
 
     async def _run(self) -> None:
-        host, _, port = self.node.address.rpartition(":")
         delay = FIRST_DELAY
         while True:
             began = self._clock.monotonic()
@@ -210,6 +211,7 @@ class Link:
                 return wires[-1]
 
             try:
+                host, _, port = self.node.address.rpartition(":")
                 secure = self._trust.context if self._trust is not None else None
                 opening = self._network.connect(made, host, int(port), ssl=secure)
                 await within(self._clock, CONNECT_SECONDS, opening)
@@ -217,6 +219,8 @@ class Link:
             except (OSError, TimeoutError) as error:
                 level = logging.WARNING if isinstance(error, ssl.SSLError) else logging.DEBUG
                 _log.log(level, "link not connected: %s", error, extra={"access_node": self.node.incarnation})
+            except Exception:  # noqa: BLE001 - counted; an address that is none, say, until there is another
+                await self._failures.pause()
             if self._clock.monotonic() - began >= STEADY_SECONDS:
                 delay = FIRST_DELAY
             # Full jitter: all dispatchers see a node's restart at the same moment.

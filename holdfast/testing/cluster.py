@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.app import App
+    from holdfast.observe.tracing import Tracing
 
 _SECRET: Final = "a secret of tests, of no use anywhere else"  # noqa: S105
 _START_LIMIT: Final = 30.0
@@ -58,6 +59,7 @@ class Cluster:
         partitions: int = 4,
         settings: Settings | None = None,
         seed: int = 0,
+        tracing: Tracing | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.network = MemoryNetwork()
@@ -82,6 +84,7 @@ class Cluster:
             dispatch=dispatch,
             network=self.network,
             clock=self.clock,
+            tracing=tracing,
         )
 
     async def __aenter__(self) -> Self:

@@ -10,6 +10,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast import tls
+from holdfast.bus import backlog
 from holdfast.errors import Reject, Retry, Stop
 from holdfast.log.port import WINDOW_MS, Change
 from holdfast.membership.port import Node
@@ -38,6 +39,7 @@ from .roster import Roster
 from .routes import Routes
 from .subscribes import Subscribes
 from .timers import TimerWheel
+from .traces import Traces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,13 +76,13 @@ class AccessNode:
 
         # Ticks are short enough for the shortest time that is set.
         shortest = min(access.heartbeat, access.handshake, access.aside, access.request_deadline)
-        self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick)
+        self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick, self.metrics)
         self.heartbeat_ticks = self.wheel.ticks(access.heartbeat)
         self.admission = Admission(self)
         self.inflow = Inflow(self.metrics)
         self.roster = Roster(self)
         self.links = Links(self)
-        self.reader = Reader(parts.log, self.clock, self.links)
+        self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
         self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
         self.routes = Routes(
             parts.log,
@@ -92,6 +94,10 @@ class AccessNode:
             on_fenced=self.fenced,
         )
         self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
+        self.traces: Traces | None = None
+        if parts.tracing is not None:
+            self.traces = Traces(parts.tracing, self.registry, self.clock, name)
+            self.delivery.traces = self.traces
         self.joins = Joins(
             registry=self.registry,
             routes=self.routes,
@@ -102,7 +108,16 @@ class AccessNode:
         )
         self.groups = Groups(self)
         self.subscribes = Subscribes(self)
-        self.produce = Produce(parts.bus, self.clock, self.metrics, self.incarnation, access.request_deadline)
+        queue = (parts.bus, parts.settings.kafka, self.clock, self.metrics)
+        self.inbound, self.outbound = backlog.of_inbound(*queue), backlog.of_outbound(*queue)
+        self.produce = Produce(
+            parts.bus,
+            self.clock,
+            self.metrics,
+            self.incarnation,
+            access.request_deadline,
+            tracing=parts.tracing,
+        )
         self.rooms = RoomRates(self.clock, self.metrics)
         self.beat = Beat(self)
         self.rebalance = Rebalance(self)
@@ -140,6 +155,8 @@ class AccessNode:
             raise Stop(verifier.problem)
         verifier.start()
         await self.produce.start(self.settings.kafka.deadline)
+        self.inbound.start()
+        self.outbound.start()
         await self.link_server.start()
         delay = 0.1
         while True:
@@ -175,6 +192,8 @@ class AccessNode:
         self.produce.tick()
         await self.roster.verifier.stop()
         await self.produce.close()
+        await self.inbound.stop()
+        await self.outbound.stop()
         self.wheel.stop()
         await self.beat.stop()
         self.link_server.close()

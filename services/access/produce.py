@@ -15,6 +15,8 @@ from holdfast import records
 from holdfast.channel import partition_of
 from holdfast.errors import HoldfastError, Retry
 
+from .pace import Pace
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Bus, Producer
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.protocol.frames import FrameId, Request, Send
 
     from .driver import Driver
@@ -30,6 +33,13 @@ if TYPE_CHECKING:
 MAX_CURSORS: Final = 10_000
 """Cursors that wait for their second, at most; the oldest goes out early."""
 
+EVENTS_SECONDS: Final = 0.02
+"""How long a session's event may wait for others in a storm. In one of connects, requests to Kafka for what
+each turn of the loop brought were a third of an accept's cost, here and there."""
+
+EVENTS: Final = 256
+"""Events that wait, at most."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -37,17 +47,27 @@ class Produce:
     """The way into the queue."""
 
     def __init__(
-        self, bus: Bus, clock: Clock, metrics: Metrics, incarnation: str, request_deadline: float
+        self,
+        bus: Bus,
+        clock: Clock,
+        metrics: Metrics,
+        incarnation: str,
+        request_deadline: float,
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
         self._bus = bus
         self._clock = clock
         self._metrics = metrics
         self.incarnation = incarnation
         self._request_deadline = request_deadline
+        self._tracing = tracing
         self._producer: Producer | None = None
         self._last: dict[int, asyncio.Future[int]] = {}
         self._events: dict[str, tuple[records.SessionEvent, object]] = {}
         self._again: dict[str, tuple[records.SessionEvent, object]] = {}
+        self._held: list[tuple[records.SessionEvent, object]] = []
+        self._pace = Pace(clock, EVENTS_SECONDS, self._release)
         self._cursors: collections.OrderedDict[tuple[str, str, str], records.Cursor] = (
             collections.OrderedDict()
         )
@@ -60,6 +80,7 @@ class Produce:
 
     async def close(self) -> None:
         """Wait for what is pending."""
+        self._pace.now()
         if self._producer is not None:
             await self._producer.close()
 
@@ -67,6 +88,8 @@ class Produce:
 
     def send(self, driver: Driver, session: Session, frame: Send, *, granted: bool) -> None:
         """Put a send into the queue. Raises Retry when the producer is full."""
+        if self._held:
+            self._pace.now()  # what comes after an event stays behind it
         message = records.message_id(session.user, session.client, frame.n)
         record = records.Send(
             user=session.user,
@@ -84,7 +107,10 @@ class Produce:
             frame=frame.id,
             granted=granted,
         )
-        future = self._inbound(session.user, record)
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.begin("access send", message, session.id)
+        future = self._inbound(session.user, record, span)
         future.add_done_callback(
             functools.partial(self._sent, driver, frame.n, message, self._clock.monotonic())
         )
@@ -98,6 +124,8 @@ class Produce:
 
     def request(self, driver: Driver, session: Session, frame: Request, deadline: float) -> None:
         """Put a request into the queue; it fails at `deadline` (monotonic). Raises Retry when it is full."""
+        if self._held:
+            self._pace.now()  # what comes after an event stays behind it
         self._requests += 1
         now = self._clock.now_ms()
         record = records.Request(
@@ -114,21 +142,28 @@ class Produce:
             frame=frame.id,
             deadline=now + int(self._request_deadline * 1000),
         )
-        future = self._inbound(session.user, record)
+        span = None
+        if self._tracing is not None:
+            span = self._tracing.begin("access request", record.key, session.id)
+        future = self._inbound(session.user, record, span)
         future.add_done_callback(functools.partial(self._asked, driver, frame.id, deadline))
 
     def _asked(self, driver: Driver, frame: FrameId, deadline: float, future: asyncio.Future[int]) -> None:
         if self._told(future):
             driver.machine.unasked(frame, deadline)
 
-    def _inbound(self, user: str, record: records.Inbound) -> asyncio.Future[int]:
+    def _inbound(self, user: str, record: records.Inbound, span: Span | None = None) -> asyncio.Future[int]:
         assert self._producer is not None
         partition = partition_of(user, self._bus.partitions)
         last = self._last.get(partition)
         if last is not None and last.done() and _failed(last):
             # Who sent it learns so in the loop's next turn: until then nothing may go past it (inv 12).
             raise Retry("a record before this one has just failed")
-        future = self._producer.produce("inbound", partition, user.encode(), records.encode(record))
+        future = self._producer.produce(
+            "inbound", partition, user.encode(), records.encode(record), () if span is None else span.headers
+        )
+        if span is not None:
+            future.add_done_callback(span.settled)
         self._last[partition] = future
         return future
 
@@ -148,7 +183,18 @@ class Produce:
             self._clock.now_ms(), reason,
         )  # fmt: skip
         self._events[record.id] = (record, done)
-        self._emit(record, done)
+        self._held.append((record, done))
+        if len(self._held) >= EVENTS:
+            self._pace.now()
+        else:
+            self._pace.ask()
+
+    def _release(self) -> int:
+        """Put the events that wait into the queue; return how many."""
+        held, self._held = self._held, []
+        for record, done in held:
+            self._emit(record, done)
+        return len(held)
 
     def _emit(self, record: records.SessionEvent, done: object) -> None:
         if record.kind == "disconnect" and f"{record.session}/connect" in self._again:
@@ -227,6 +273,7 @@ class Produce:
         cursors, self._cursors = self._cursors, collections.OrderedDict()
         for cursor in cursors.values():
             self._store(cursor)
+        self._pace.now()
         again, self._again = self._again, {}
         for record, done in again.values():
             self._emit(record, done)

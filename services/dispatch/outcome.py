@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Record
     from holdfast.log.port import Applied, LogRecord, Placed
     from holdfast.observe.metrics import Metrics
+    from holdfast.observe.tracing import Span
 
 REFUSAL_MS: Final = 10_000
 """How long (ms) a sender may still be told that its `n` was used before."""
@@ -36,9 +37,10 @@ class Taken:
     """One fetched batch on its way: what each record says, what is asked of the shard, what follows.
 
     `messages` and `asked` go along with `records`; a message is None where the record is a dead letter.
+    `spans`: the steps of the records that are followed, by offset; None where there are none.
     """
 
-    __slots__ = ("asked", "by_node", "dead", "messages", "records", "writes")
+    __slots__ = ("asked", "by_node", "dead", "messages", "records", "spans", "writes")
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
@@ -47,6 +49,7 @@ class Taken:
         self.by_node: dict[str, list[Item]] = {}
         self.writes: list[Write] = []
         self.dead: list[str] = []
+        self.spans: dict[int, Span] | None = None
 
     def give(self, node: str, item: Item) -> None:
         """Add an item for one node."""
@@ -55,6 +58,18 @@ class Taken:
             self.by_node[node] = [item]
         else:
             items.append(item)
+
+    def trace(self, offset: int) -> str:
+        """Return the context that what follows from a record carries."""
+        span = self.spans.get(offset) if self.spans is not None else None
+        return "" if span is None else span.carried
+
+    def end_spans(self, applied: Applied) -> None:
+        """Say of the records that are followed what became of them."""
+        for record, placed in zip(self.records, applied.placed, strict=True):
+            span = self.spans.pop(record.offset, None) if self.spans else None
+            if span is not None:
+                span.end(placed.outcome.name.lower(), seq=placed.seq, nodes=len(placed.nodes))
 
 
 class Interpreter:
@@ -115,6 +130,7 @@ class Interpreter:
         """
         done = skipped = reused = pushed = 0
         by_node = taken.by_node
+        followed = taken.spans is not None
         for record, message, asked, placed in zip(
             taken.records, taken.messages, taken.asked, applied.placed, strict=True
         ):
@@ -123,7 +139,14 @@ class Interpreter:
                 if outcome == Outcome.DONE:
                     done += 1
                     if placed.nodes and record.offset > new_after:
-                        item = MessageItem(message.channel, placed.epoch, placed.seq, asked.body)
+                        item = MessageItem(
+                            message.channel,
+                            placed.epoch,
+                            placed.seq,
+                            asked.body,
+                            message.sent,
+                            taken.trace(record.offset) if followed else "",
+                        )
                         for node in placed.nodes:
                             items = by_node.get(node)
                             if items is None:
@@ -144,7 +167,7 @@ class Interpreter:
                 new = record.offset > max(new_after, applied.found.offset)
                 if isinstance(message, Reply):
                     if record.offset > known:
-                        self._reply(taken, message, now_ms)
+                        self._reply(taken, record, message, now_ms)
                 else:
                     self._change(taken, record, asked, placed, new=new)
         for reason in taken.dead:
@@ -154,12 +177,13 @@ class Interpreter:
         self._reused.inc(reused)
         self._messages.inc(pushed)
 
-    def _reply(self, taken: Taken, reply: Reply, now_ms: int) -> None:
+    def _reply(self, taken: Taken, record: Record, reply: Reply, now_ms: int) -> None:
         if now_ms > reply.deadline:
             self._late.inc()
             return
         self._replies.inc()
-        taken.give(reply.node, ReplyItem(reply.connection, reply.deadline, reply.frame))
+        trace = taken.trace(record.offset)
+        taken.give(reply.node, ReplyItem(reply.connection, reply.deadline, reply.frame, trace))
 
     def _refuse(self, taken: Taken, record: Record, message: Message, now_ms: int) -> None:
         self._dead_letter(taken, record, "n_reused", "its number was used for another content")

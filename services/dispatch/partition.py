@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import within
 from holdfast.errors import Retry, Stop
+from holdfast.failures import Failures
 from holdfast.log.port import NEW, Batch, Status, Watermark
 from holdfast.records import checksum, encode
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from holdfast.bus.port import OffsetLost, Producer, Record
     from holdfast.log.port import Applied, LogRecord, ShardState
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.parts import Parts
 
     from .feed import Feed, Queue
@@ -82,6 +84,8 @@ class Partition:
         self._shards = parts.log
         self._bus = parts.bus
         self._metrics = parts.metrics
+        self._failures = Failures("partition", parts.clock, parts.metrics)
+        self._tracing = parts.tracing
         self._owner = owner
         self._feed = feed
         self._links = links
@@ -145,9 +149,9 @@ class Partition:
                 self.refusal = str(stop)
                 _log.error("partition %d: %s", self.number, stop)
                 await self._clock.sleep(self._settings.takeover)
-            except Exception:  # noqa: BLE001 - logged, and the partition starts over
+            except Exception:  # noqa: BLE001 - counted, and the partition starts over
                 # Whatever it was, it must not take the other partitions with it.
-                _log.exception("partition %d failed, starting over", self.number)
+                self._failures.note()
                 self._metrics.dispatch_claims.labels("failed").inc()
                 await self._clock.sleep(self._settings.idle)
 
@@ -167,6 +171,7 @@ class Partition:
             self._saver,
             self._clock,
             self._random,
+            self._metrics,
             on_removed=self._metrics.dispatch_state_removed.inc,
         )
         tidying = asyncio.get_running_loop().create_task(tidy.run())
@@ -204,7 +209,7 @@ class Partition:
             self._known = begun.until  # which replies were pushed is not known: to nobody they come twice
         self._told_upto = self.carried.offset
         self._held_until = begun.at + self._settings.takeover / 2
-        self._saver = Saver(self._producer, self._clock, state.saved, held=self._holds)
+        self._saver = Saver(self._producer, self._clock, state.saved, held=self._holds, metrics=self._metrics)
         self._limit = self._settings.fetch
         self._lost_offset = ""
         self._replays(begun.until)
@@ -291,6 +296,8 @@ class Partition:
 
     async def _apply(self, queue: Queue, records: Sequence[Record]) -> None:
         taken = self._interpreter.take_in(records)
+        if self._tracing is not None and not self._replaying:
+            taken.spans = self._follow(self._tracing, records)
         last = self.carried
         if records:
             record = records[-1]
@@ -298,7 +305,8 @@ class Partition:
         applied = await self._applied(taken, last)
         if applied.status == Status.REFUSED and len(records) == 1:
             # Found by halving: this is the record that cannot be decided on.
-            taken = self._interpreter.refused(records[0], applied.reason)
+            spans, taken = taken.spans, self._interpreter.refused(records[0], applied.reason)
+            taken.spans = spans
             applied = await self._applied(taken, last)
         if applied.status == Status.APPLIED:
             self._finish(taken, applied, last)
@@ -316,6 +324,22 @@ class Partition:
             self._limit = max(1, len(records) // 2)
             if len(records) <= 1:
                 await self._pause(RETRY_SECONDS)
+
+    def _follow(self, tracing: Tracing, records: Sequence[Record]) -> dict[int, Span] | None:
+        """Begin the step of those records of a batch that are followed."""
+        spans = {}
+        for record in records:
+            if record.headers:
+                span = tracing.of_record(
+                    record.headers,
+                    "dispatch append",
+                    partition=str(record.partition),
+                    offset=record.offset,
+                    batch=len(records),
+                )
+                if span is not None:
+                    spans[record.offset] = span
+        return spans or None
 
     async def _applied(self, taken: Taken, last: Watermark) -> Applied:
         """Apply, again and again while the outcome is unknown: what was applied is skipped then."""
@@ -366,6 +390,8 @@ class Partition:
         elif taken.by_node:
             # Replies: somebody waits for them. What nodes know of the log stays where it was.
             self._links.push(self.number, self.generation, self._told_upto, taken.by_node)
+        if taken.spans is not None:
+            taken.end_spans(applied)
 
     def _tell(self) -> None:
         """Let every node know the position."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from holdfast.bus.memory import MemoryBroker, MemoryBus
+from holdfast.bus.memory_broker import KEEP
 from holdfast.clock import Clock, SystemClock
 from holdfast.log.memory import MemoryLog, MemoryStore
 from holdfast.membership.memory import MemoryDirectory, MemoryRegistry
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from holdfast.app import App
     from holdfast.membership.port import Node
+    from holdfast.observe.tracing import Tracing
     from holdfast.settings import Settings
 
 
@@ -63,8 +65,9 @@ class Embedded:
         clock: Clock | None = None,
         metrics: Metrics | None = None,
         routes: Callable[[web.Application], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings = _within_memory(settings)
         self.app = app
         self.clock: Clock = clock or SystemClock()
         self.network: Network = network or TcpNetwork()
@@ -78,6 +81,7 @@ class Embedded:
         self._parts: list[Parts] = []
         self._metrics = metrics
         self._routes = routes
+        self._tracing = tracing
 
     def parts(self) -> Parts:
         """Return what one more process of this cluster would be built from."""
@@ -93,6 +97,7 @@ class Embedded:
             log=MemoryLog(self.store, settings.policies(), self.clock),
             directory=MemoryDirectory(self.registry),
             metrics=metrics,
+            tracing=self._tracing,
         )
         self._parts.append(made)
         return made
@@ -158,6 +163,17 @@ class Embedded:
         """Return the access nodes, by name."""
         found = [node for node in self.registry.nodes.values() if node.role == "access"]
         return sorted(found, key=lambda node: node.name)
+
+
+def _within_memory(settings: Settings) -> Settings:
+    """Return settings whose bounds of backlogs are reached before memory lets go of what was acknowledged."""
+    kafka, most = settings.kafka, KEEP * 2 // 5
+    kafka = msgspec.structs.replace(
+        kafka,
+        inbound_backlog=min(kafka.inbound_backlog, most),
+        outbound_backlog=min(kafka.outbound_backlog, most),
+    )
+    return msgspec.structs.replace(settings, kafka=kafka)
 
 
 def ready_settings(settings: Settings, *, secret: str, **sections: dict[str, Any]) -> Settings:

@@ -16,7 +16,7 @@ from holdfast.errors import Stop
 from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
 from holdfast.observe.metrics import Metrics
-from holdfast.process import run_loop, write_ready
+from holdfast.process import make_tracing, run_loop, write_ready
 from holdfast.settings import PREFIX, Settings, load
 
 from ..logic.service import load_app  # noqa: TID252 - a wheel has this package under another name
@@ -92,7 +92,10 @@ async def _serve(settings: Settings, app: App) -> int:
         loop.add_signal_handler(sign, stopping.set)
     metrics = Metrics()
     metrics.build_info.labels(__version__).set(1)
-    cluster = Embedded(settings, app=app, metrics=metrics, routes=lambda web: add_routes(web, settings))
+    tracing = make_tracing(settings, "dev", "dev", metrics)
+    cluster = Embedded(
+        settings, app=app, metrics=metrics, routes=lambda web: add_routes(web, settings), tracing=tracing
+    )
     health = HealthServer(settings.process.host, settings.process.metrics_port, metrics, cluster.problems)
     await health.start()
     await cluster.start()
@@ -104,6 +107,8 @@ async def _serve(settings: Settings, app: App) -> int:
     finally:
         await cluster.stop()
         await health.stop()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     return 0
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.bus.port import Producer, Topic
+    from holdfast.observe.tracing import Span
     from holdfast.records import Outbound
 
 
@@ -34,11 +35,19 @@ class Outbox:
         self._last: dict[tuple[Topic, int], asyncio.Future[int]] = {}
         self._broken = False
 
-    def put(self, record: Outbound) -> asyncio.Future[int]:
-        """Put a record on its way to outbound. Raises Withheld after a failure, Reject if it is too large."""
+    def put(self, record: Outbound, span: Span | None = None) -> asyncio.Future[int]:
+        """Put a record on its way to outbound. Raises Withheld after a failure, Reject if it is too large.
+
+        `span` is the step that caused the record, where it is followed.
+        """
         channel = record.channel
         partition = partition_of(channel, self._partitions)
-        return self._put("outbound", partition, channel.encode(), encode(record))
+        if span is None:
+            return self._put("outbound", partition, channel.encode(), encode(record))
+        written = span.follow("logic publish", partition=str(partition))
+        future = self._put("outbound", partition, channel.encode(), encode(record), written.headers)
+        future.add_done_callback(written.settled)
+        return future
 
     def put_dead(
         self, partition: int, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]

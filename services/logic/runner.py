@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from holdfast.errors import Drop, Reject, Retry
+from holdfast.failures import Failures
 from holdfast.records import Request, Send, SessionEvent, dead_headers, decode_inbound
 
 from . import emit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Record
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
+    from holdfast.observe.tracing import Span, Step, Tracing
     from holdfast.records import Inbound, Outbound
     from holdfast.settings import Settings
 
@@ -52,6 +54,9 @@ class Runner:
     A sender with nothing to wait for costs no task: its message without a handler is passed on as it is
     taken. Otherwise the sender has a lane, and at most `logic.concurrency` tasks work through the lanes that
     are ready. A lane that waits for its next attempt occupies none of them.
+
+    `broken`: something failed that is neither a handler's nor an output's matter; what is in hand is to be
+    handled again.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Runner:
         clock: Clock,
         settings: Settings,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._outbox = outbox
@@ -73,6 +79,9 @@ class Runner:
         self._logic = settings.logic
         self._refusal_ms = int(settings.access.request_deadline * 1000)
         self._metrics = metrics
+        self._failures = Failures("handlers", clock, metrics)
+        self.broken = False
+        self._tracing = tracing
         self._ready: deque[Lane] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,6 +166,9 @@ class Runner:
                 attempt += 1
                 await self._clock.sleep(self._backoff(attempt, error.after))
                 continue
+            except Exception:  # noqa: BLE001 - counted; who waits for it must not wait for ever
+                await self._failures.pause()
+                continue
             break
         else:
             return
@@ -172,22 +184,43 @@ class Runner:
     def _pass(self, item: Item, what: Inbound) -> None:
         """Put out what needs no handler: the message as it is, or its refusal."""
         kind = "send" if isinstance(what, Send) else "request"
+        span = self._follow(item, what, "logic pass") if item.record.headers else None
         if isinstance(what, Send) and not item.verdict:
             try:
-                item.outputs = (self._outbox.put(emit.passed(what)),)
+                item.outputs = (self._outbox.put(emit.passed(what), span),)
             except Reject as reject:
                 item.verdict = reject.code
             else:
                 self._by_pass.inc()
                 self._count(kind, "passed")
+                if span is not None:
+                    span.end("passed")
                 return
         assert not isinstance(what, SessionEvent)
         code = item.verdict or "forbidden"
-        item.outputs = self._refuse(what, code, REASONS.get(code, code))
+        item.outputs = self._refuse(what, code, REASONS.get(code, code), span)
         self._count(kind, "refused")
+        if span is not None:
+            span.end("refused", code=code)
 
-    def _refuse(self, what: Send | Request, code: str, message: str) -> Sequence[asyncio.Future[int]]:
-        return [self._outbox.put(refusal) for refusal in self._refusal(what, code, message)]
+    def _refuse(
+        self, what: Send | Request, code: str, message: str, span: Span | None = None
+    ) -> Sequence[asyncio.Future[int]]:
+        return [self._outbox.put(refusal, span) for refusal in self._refusal(what, code, message)]
+
+    def _follow(self, item: Item, what: Inbound, step: Step) -> Span | None:
+        """Begin a step of a record that is followed."""
+        if self._tracing is None:
+            return None
+        return self._tracing.of_record(
+            item.record.headers,
+            step,
+            message=emit.cause_of(what),
+            session=what.session,
+            partition=str(item.record.partition),
+            offset=item.record.offset,
+            attempt=item.attempt,
+        )
 
     def _refusal(self, what: Inbound, code: str, message: str) -> Sequence[Outbound]:
         """Return the error for whoever sent this, if anybody did who can wait for it."""
@@ -224,9 +257,16 @@ class Runner:
             self._metrics.logic_crowded.inc()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - counted; the worker goes back to what is durable, and handles it again
+            self._failures.note()
+            self.broken = True
 
     async def _work(self) -> None:
         """Handle lanes that are ready until there are none."""
@@ -271,13 +311,15 @@ class Runner:
             return None
         item.attempt += 1
         ctx, incoming = prepare(what, item.handlers[0].decode, self._gate.kinds, self._reader)
+        span = self._follow(item, what, "logic handle") if item.record.headers else None
         started = self._clock.monotonic()
         outputs: Sequence[Outbound]
         outcome = "handled"
         try:
             if item.handlers[0].typed:
                 _ = incoming.data
-            result = await limited(self._clock, self._logic.time_limit, item.handlers, ctx, incoming)
+            running = limited(self._clock, self._logic.time_limit, item.handlers, ctx, incoming)
+            result = await (running if span is None else span.around(running))
             outputs = emit.caused(what, ctx, result, self._clock.now_ms() + self._refusal_ms)
         except Reject as reject:
             outcome, outputs = "refused", self._refusal(what, reject.code, str(reject))
@@ -287,18 +329,20 @@ class Runner:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return self._failed(part, item, what, error)
+            return self._failed(part, item, what, error, span)
         except Exception as error:  # noqa: BLE001 - a handler may raise anything; it becomes a retry or a dead letter
-            return self._failed(part, item, what, error)
+            return self._failed(part, item, what, error, span)
         finally:
             self._metrics.logic_handler_seconds.observe(self._clock.monotonic() - started)
         if not part.live:
             return None
         try:
-            item.outputs = [self._outbox.put(output) for output in outputs]
+            item.outputs = [self._outbox.put(output, span) for output in outputs]
         except Reject as reject:
             item.attempt = self._logic.retries + 1
-            return self._failed(part, item, what, reject)
+            return self._failed(part, item, what, reject, span)
+        if span is not None:
+            span.end(outcome, outputs=len(outputs))
         self._by_handler.inc(len(outputs))
         self._count(kind, outcome)
         return None
@@ -309,7 +353,11 @@ class Runner:
         delay = min(self._logic.backoff * 2.0 ** min(attempt - 1, 20), LONGEST_DELAY)
         return max(after or 0.0, delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
 
-    def _failed(self, part: Partition, item: Item, what: Inbound, error: BaseException) -> float | None:
+    def _failed(
+        self, part: Partition, item: Item, what: Inbound, error: BaseException, span: Span | None
+    ) -> float | None:
+        if span is not None:
+            span.end("failed", failed=True, error=type(error).__name__)
         if not part.live:
             return None
         if item.attempt <= self._logic.retries:

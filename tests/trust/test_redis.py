@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PASSWORD = secrets.token_urlsafe(12) + "/@:%"
 ENCODED = PASSWORD.replace("%", "%25").replace("/", "%2F").replace("@", "%40").replace(":", "%3A")
 RULES = (
-    "on ~hf:* resetchannels -@all +@read +@write +@connection -@dangerous "
+    "on ~hf:* resetchannels -@all +@read +@write +@connection +@transaction -@dangerous "
     "+eval +evalsha +info +role +cluster|slots"
 )
 

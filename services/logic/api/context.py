@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from holdfast.auth import Claims
+    from holdfast.bus.backlog import Backlog
     from holdfast.bus.port import Bus, Producer
     from holdfast.clock import Clock
     from holdfast.log.port import Log
     from holdfast.membership.port import Directory
     from holdfast.observe.metrics import Metrics
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.policy import Policy
     from holdfast.records import Outbound
     from holdfast.settings import Settings
@@ -38,8 +40,10 @@ class Api:
     reader: StoreReader
     producer: Producer
     bus: Bus
+    outbound: Backlog
     alive: Callable[[str], bool]
     verify: Callable[[str, int], Claims]
+    tracing: Tracing | None = None
 
     def check_channel(self, channel: str) -> None:
         """Raise Reject (`bad_channel`) unless this is a channel of a known kind."""
@@ -51,17 +55,24 @@ class Api:
         """Return the shard, which is the partition, of a channel."""
         return partition_of(channel, self.log.partitions)
 
-    def produce(self, record: Outbound) -> asyncio.Future[int]:
+    def produce(self, record: Outbound, span: Span | None = None) -> asyncio.Future[int]:
         """Put a record on its way to outbound. Raises Retry when the buffer is full, Reject if too large."""
         channel = record.channel
-        return self.producer.produce("outbound", self.shard(channel), channel.encode(), encode(record))
+        headers = () if span is None else span.headers
+        return self.producer.produce(
+            "outbound", self.shard(channel), channel.encode(), encode(record), headers
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: the parts of its path, its query, its body (as the route's types say), the token's claims."""
+    """One call: the parts of its path, its query, its body (as the route's types say), the token's claims.
+
+    `trace` is its `traceparent`.
+    """
 
     path: Mapping[str, str]
     query: Any
     body: Any
     claims: Claims | None = None
+    trace: str = ""

@@ -67,7 +67,8 @@ def _handler(api: Api, route: Route, keys: tuple[bytes, ...]) -> Callable[[web.R
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise Reject("bad_request", f"the body is wrong: {error}") from None
         try:
-            answer = await route.call(api, Call(request.match_info, query, body, claims))
+            trace = request.headers.get("traceparent", "")
+            answer = await route.call(api, Call(request.match_info, query, body, claims, trace))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Reject("bad_request", f"the body is wrong: {error}") from None
         if not isinstance(answer, bytes):
