@@ -162,6 +162,8 @@ TABLE: Final = (
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
     Metric("tls_reloads", "counter", "certificates that changed, by part and outcome", ("part", "outcome")),
+    Metric("auth_jwks_fetches", "counter", "fetches of the JWKS", ("outcome",)),
+    Metric("auth_jwks_keys", "gauge", "keys of the JWKS that are in use"),
     Metric("tls_expires_seconds", "gauge", "when a part's certificate ends, Unix time", ("part",)),
 )
 

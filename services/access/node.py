@@ -127,6 +127,7 @@ class AccessNode:
             parts.settings.nodelink.port and parts.settings.nodelink.port + worker,
             incarnation=self.incarnation,
             secret=parts.settings.nodelink.secret,
+            other_secret=parts.settings.nodelink.other_secret,
             metrics=self.metrics,
             on_push=self.links.push,
             on_lost=lambda _: None,
@@ -149,8 +150,10 @@ class AccessNode:
 
     async def start(self) -> None:
         """Serve. Raises Stop, naming the setting, where it cannot."""
-        if not self.roster.can_verify:
-            raise Stop("auth.secrets and auth.key_files are empty: no client could connect")
+        verifier, auth = self.roster.verifier, self.settings.auth
+        if verifier.problem and not auth.jwks_url:
+            raise Stop(verifier.problem)
+        verifier.start()
         await self.produce.start(self.settings.kafka.deadline)
         self.inbound.start()
         self.outbound.start()
@@ -187,6 +190,7 @@ class AccessNode:
         """Drain: ask clients to go, wait for them, close the rest, then leave nothing behind (inv 10)."""
         await self.drain()
         self.produce.tick()
+        await self.roster.verifier.stop()
         await self.produce.close()
         await self.inbound.stop()
         await self.outbound.stop()
@@ -242,7 +246,9 @@ class AccessNode:
         """Return why this node cannot serve; a Redis or Kafka that is away is no reason, all share it."""
         if self.draining:
             return ["draining"]
-        return [] if self._serving else ["not started"]
+        if not self._serving:
+            return ["not started"]
+        return [self.roster.verifier.problem] if self.roster.verifier.problem else []
 
     def details(self) -> dict[str, Any]:
         """Return ports and names, for the ready file."""
