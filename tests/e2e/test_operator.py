@@ -101,6 +101,8 @@ async def test_a_message_is_found(people, holdfast, answer, eventually):
     status, text, _ = await holdfast("deadletter", "show", letter["id"])
     assert "this handler fails" in text
     assert (await holdfast("inspect", "none-has-this"))[0] == 1
+    status, text, _ = await holdfast("deadletter", "retry", letter["id"])
+    assert (status, text.split()[-1]) == (0, "retried")
 
 
 async def test_follow(people, cluster, holdfast):
