@@ -116,12 +116,10 @@ class _Tail:
             return (await self._log.read(self._shard, [query]))[0]
         except Rebuilding:
             if (await self._log.state(self._shard)).generation:
-                raise Retry(
-                    f"partition {self._shard} is being rebuilt from Kafka, and cannot be read yet"
-                ) from None
+                raise Retry(f"partition {self._shard} is being rebuilt from Kafka") from None
             raise Retry(
-                f"Redis has nothing of partition {self._shard}: no dispatcher has begun with it, or redis.url or "
-                "redis.prefix is not that of the services"
+                f"Redis has nothing of partition {self._shard}: no dispatcher has begun with it, or redis.url"
+                " or redis.prefix is not that of the services"
             ) from None
 
     def _say(self, seq: int, entry: bytes) -> None:

@@ -106,7 +106,7 @@ async def test_follow_waits_for_a_store_that_is_away(operator, capsys, monkeypat
 
 
 async def test_a_store_that_holds_nothing(operator):
-    """A partition that was never begun says so (a wrong prefix looks like that), one that is rebuilt waits."""
+    """A partition that was never begun says so (a wrong prefix looks so), and so does a rebuilt one."""
     ports = operator.ports()
     empty = MemoryLog(MemoryStore(4), operator.cluster.settings.policies(), operator.cluster.clock)
     other = type(ports)(ports.settings, ports.clock, ports.bus, empty, ports.directory)

@@ -86,7 +86,7 @@ async def test_a_message_is_found(people, holdfast, answer, eventually):
     assert await states(published) == ["written", "applied", "kept"]
     status, text, _ = await holdfast("tail", room)
     assert status == 0
-    assert [line.split()[3] for line in text.splitlines()] == [f"{sent}-0", published]
+    assert {line.split()[3] for line in text.splitlines()} == {f"{sent}-0", published}
     assert "\x1b" not in text
 
     async def died():
