@@ -16,6 +16,7 @@ import msgspec
 from holdfast.log.port import Query
 from holdfast.protocol.frames import Reset
 
+from . import journal
 from .fanout import Fanout, Flow, Job, Notice
 from .registry import UNKNOWN, Channel, older
 
@@ -48,6 +49,7 @@ class Delivery:
         self._metrics = metrics
         self._catch_up = catch_up
         self.traces: Traces | None = None
+        self._journal = journal.wanted()
         self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
 
     # pushes
@@ -276,6 +278,8 @@ class Delivery:
     def _job_done(self, channel: Channel, job: Job) -> None:
         if self.traces is not None:
             self.traces.done(channel, job)
+        if self._journal:
+            journal.delivered(channel, job)
         flow = self._flow(channel)
         if job.lagging:
             flow.left -= 1

@@ -76,19 +76,19 @@ class Flow:
 class Blobs:
     """A run of entries as bytes for each wire format, made when the first connection needs it."""
 
-    __slots__ = ("_channel", "_entries", "_made", "unreadable")
+    __slots__ = ("_channel", "_made", "entries", "unreadable")
 
     def __init__(self, channel: Channel, entries: Sequence[Entry]) -> None:
         name, epoch = channel.name, channel.epoch
         self._channel = (name, epoch)
-        self._entries = entries
+        self.entries = entries
         self._made: list[bytes | None] = [None] * len(FORMATS)
         self.unreadable = 0
 
     def __getitem__(self, form: int) -> bytes:
         made = self._made[form]
         if made is None:
-            made = b"".join([self._one(form, seq, entry) for seq, entry in self._entries])
+            made = b"".join([self._one(form, seq, entry) for seq, entry in self.entries])
             self._made[form] = made
         return made
 
@@ -109,6 +109,7 @@ class Frames:
     __slots__ = ("_frame", "_made")
 
     unreadable: Final = 0
+    entries: Final[Sequence[Entry]] = ()
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame

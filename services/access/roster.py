@@ -12,6 +12,7 @@ from holdfast.errors import Reject
 from holdfast.log.port import Change
 from holdfast.protocol.connection import Event
 
+from . import journal
 from .connects import Connecting
 from .devices import Devices
 from .grants import policy_of
@@ -44,6 +45,7 @@ class Roster:
         self._leaving: dict[str, Session] = {}
         self._untold: dict[str, int] = {}  # sessions whose `connect` is not durable, by their beginnings
         self._floor = 0
+        self._journal = journal.wanted()
 
     @property
     def can_verify(self) -> bool:
@@ -104,6 +106,8 @@ class Roster:
         driver.limit = 0
         driver.due = 0
         self._node.wheel.put(driver, self._node.wheel.tick + self._node.heartbeat_ticks)
+        if self._journal:
+            journal.began(driver.session.id, driver.carrier)
         told = functools.partial(self._untold.pop, driver.session.id, 0)
         self._node.produce.event(driver.session, "connect", done=told)
 
@@ -120,6 +124,8 @@ class Roster:
         self._node.metrics.access_closes.labels(reason).inc()
         if session is None:
             return
+        if self._journal:
+            journal.ended(session.id, reason)
         connecting, driver.connecting = driver.connecting, None
         if connecting is not None:
             self._forget_connecting(session.user, connecting)
