@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -61,7 +61,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> 
     running.stop()
 
 
-def logged(cluster: LocalCluster, message: str) -> list[tuple[str, str, dict]]:
+def logged(cluster: LocalCluster, message: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (role, text, line) of every line of a log that is about a message, in order of time."""
     found = []
     for node in cluster.nodes.values():
