@@ -105,7 +105,7 @@ class ConsulDirectory:
         if node is None or self._consul is None:
             return
         try:
-            await self._call(self._consul.agent.service.deregister(node.incarnation))
+            await self._call("deregister", self._consul.agent.service.deregister(node.incarnation))
         except Retry as error:
             _log.warning("not deregistered: %s", error)
 
@@ -135,7 +135,8 @@ class ConsulDirectory:
             if node is None:
                 continue
             try:
-                if not await self._call(self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")):
+                passed = self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")
+                if not await self._call("pass", passed):
                     _log.warning("Consul has forgotten this node; registering again")
                     if self._node is node:
                         await self._register(node)
@@ -150,6 +151,7 @@ class ConsulDirectory:
         }
         host, _, port = node.address.rpartition(":")
         await self._call(
+            "register",
             self._consul.agent.service.register(
                 self._service(node.role),
                 service_id=node.incarnation,
@@ -157,7 +159,7 @@ class ConsulDirectory:
                 port=int(port) if port else None,
                 meta=_meta(node),
                 check=check,
-            )
+            ),
         )
 
     # seeing others
@@ -181,8 +183,11 @@ class ConsulDirectory:
         more = {} if index is None else {"index": index, "wait": f"{wait:g}s"}
         # Consul adds up to a sixteenth to the wait.
         limit = CALL_SECONDS + (wait * 1.1 if more else 0.0)
+        # One that waits for a change takes as long as there is none: its time says nothing.
         found, answers = await self._call(
-            self._watching.health.service(self._service(role), passing=True, **more), limit
+            "watch" if more else "read",
+            self._watching.health.service(self._service(role), passing=True, **more),
+            limit,
         )
         nodes: dict[str, Node] = {}
         for answer in answers or ():
@@ -224,9 +229,10 @@ class ConsulDirectory:
             )
             return Consul(host=host or "127.0.0.1", port=int(port), token=self._settings.token or None)
 
-    async def _call(self, call: Awaitable[Any], limit: float = CALL_SECONDS) -> Any:
+    async def _call(self, what: str, call: Awaitable[Any], limit: float = CALL_SECONDS) -> Any:
         try:
-            return await within(self._clock, limit, call)
+            with self._known.timed(what):
+                return await within(self._clock, limit, call)
         except _FAILURES as error:
             raise Retry(f"Consul: {error or type(error).__name__}") from error
 

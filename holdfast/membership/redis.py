@@ -117,7 +117,7 @@ class RedisDirectory:
         if node is None or self._redis is None:
             return
         with contextlib.suppress(Retry):
-            await self._call(self._redis.hdel(self._key, node.incarnation))
+            await self._call("leave", self._redis.hdel(self._key, node.incarnation))
             await self._look()
 
     def nodes(self, role: Role) -> Sequence[Node]:
@@ -155,7 +155,7 @@ class RedisDirectory:
         pipeline.hgetall(self._key)
         own = self._node
         try:
-            answers = await self._call(pipeline.execute())
+            answers = await self._call("look", pipeline.execute())
         except Retry:
             # What passes until the next successful read is nobody's silence.
             self._read_at = None
@@ -201,10 +201,11 @@ class RedisDirectory:
         )
         dead = [name for name, seen in self._seen.items() if seen.still >= FORGET * self._ttl]
         if dead:
-            await self._call(self._redis.hdel(self._key, *dead))
+            await self._call("forget", self._redis.hdel(self._key, *dead))
 
-    async def _call(self, call: Any) -> Any:
+    async def _call(self, what: str, call: Any) -> Any:
         try:
-            return await call
+            with self._known.timed(what):
+                return await call
         except (RedisError, OSError, TimeoutError) as error:
             raise Retry(f"Redis: {error}") from error

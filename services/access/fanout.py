@@ -125,7 +125,19 @@ class Frames:
 class Job:
     """Entries `start` + 1 to `end`, and those who get them. `lagging`: they stand at `start` on their own."""
 
-    __slots__ = ("blobs", "channel", "count", "done", "end", "lagging", "size", "skip", "start", "to")
+    __slots__ = (
+        "began",
+        "blobs",
+        "channel",
+        "count",
+        "done",
+        "end",
+        "lagging",
+        "size",
+        "skip",
+        "start",
+        "to",
+    )
 
     blobs: Blobs | Frames
 
@@ -142,6 +154,7 @@ class Job:
         self.done = 0
         self.skip: set[Driver] | None = None
         self.lagging = lagging
+        self.began = 0.0
 
 
 class Notice(Job):
@@ -159,6 +172,7 @@ class Notice(Job):
         self.done = 0
         self.skip = None
         self.lagging = False
+        self.began = 0.0
 
 
 class Fanout:
@@ -183,6 +197,7 @@ class Fanout:
         self._ready: dict[Channel, None] = {}
         self._scheduled = False
         self._active: collections.deque[Job] = collections.deque()
+        self.bytes = 0
 
     def add(self, channel: Channel, flow: Flow, seq: int, entry: bytes) -> None:
         """Give the next entry to the channel's live subscribers, soon."""
@@ -219,6 +234,7 @@ class Fanout:
             self._work(job, len(job.to))
             self._finish(job)
         else:
+            job.began = time.perf_counter()
             self._active.append(job)
             self._wake()
 
@@ -254,7 +270,7 @@ class Fanout:
         to, blobs, skip = job.to, job.blobs, job.skip
         first = job.done
         last = min(first + most, len(to))
-        written = 0
+        written = size = 0
         # Set before the loop: what is called from it may look at the job.
         job.done = last
         for index in range(first, last):
@@ -269,11 +285,15 @@ class Fanout:
                 own = job.channel.own
                 if own is None or own.get(driver) != job.start:
                     continue
-                driver.transport.write(blobs[driver.format])
+                blob = blobs[driver.format]
+                driver.transport.write(blob)
                 self._on_caught_up(job.channel, driver, job.end)
             else:
-                driver.transport.write(blobs[driver.format])
+                blob = blobs[driver.format]
+                driver.transport.write(blob)
             written += 1
+            size += len(blob)
+        self.bytes += size
         if written:
             self._metrics.access_deliveries.inc(written * job.count)
 
@@ -283,10 +303,14 @@ class Fanout:
         assert flow is not None
         flow.jobs.popleft()
         flow.size -= job.size
+        if job.began:
+            self._metrics.access_fanout_seconds.observe(time.perf_counter() - job.began)
         if job.blobs.unreadable:
             self._metrics.access_unreadable.inc(job.blobs.unreadable)
         if flow.jobs:
             following = flow.jobs[0]
+            if len(following.to) > SMALL:
+                following.began = time.perf_counter()
             self._active.append(following)
             self._wake()
         self._on_done(channel, job)
