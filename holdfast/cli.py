@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.commands import deadletter
+from holdfast.commands import carry, deadletter
 from holdfast.errors import HoldfastError, Retry, Stop
 from holdfast.wiring import load_services
 
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     operator = argparse.ArgumentParser(add_help=False, parents=[config])
     operator.add_argument("--json", action="store_true", help="answer in JSON")
     deadletter.add(commands, operator)
+    carry.add(commands, operator)
 
     settings = commands.add_parser(
         "settings",

@@ -1,6 +1,6 @@
 """What following messages costs: CPU of our services for a message, with tracing off, sampled and for each.
 
-    python -m loadtest.tracing [--rounds 5] [--seconds 4] [--before CHECKOUT] [--write]
+    python -m loadtest.tracing [--rounds 5] [--seconds 4] [--before CHECKOUT]
 
 One process of each service, restarted with each setting in turn, round by round in one run, so that what else
 the machine does it does to all of them. `--before` names a checkout of an earlier version to compare with.
@@ -20,13 +20,14 @@ from typing import Final
 from deploy.local.cluster import LocalCluster
 from deploy.local.service import ROOT
 from loadtest.bench import OURS, Paths
-from loadtest.page import heading, publish
+from loadtest.page import heading
 from loadtest.target import SETTINGS, Target
 
 PATH: Final = "flight 400"
 TITLES: Final = {
     "before": "a version without tracing",
     "off": "off, the default",
+    "0": "on, and nothing is followed",
     "0.01": "one message in a hundred is followed",
     "1": "every message is followed",
 }
@@ -91,7 +92,7 @@ def table(rows: dict[str, list[float]], command: str, rounds: int) -> str:
     """Return the table: a setting a line. The difference is the median of the rounds' own differences."""
     lines = [
         heading(command, rounds),
-        "| Tracing | µs, ours | Lowest, highest | To off |",
+        "| Tracing | µs, ours | Lowest, highest | against off |",
         "|---|---|---|---|",
     ]
     for name, values in rows.items():
@@ -105,7 +106,7 @@ def table(rows: dict[str, list[float]], command: str, rounds: int) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write the page if asked."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,13 +114,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default 4)")
     parser.add_argument("--rounds", type=int, default=5, help="of all settings (default 5)")
     parser.add_argument("--before", type=Path, help="a checkout to compare with")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
             rows = asyncio.run(measure(folder, cluster, options))
-    publish("tracing", table(rows, "python -m loadtest.tracing", options.rounds), write=options.write)
+    print(table(rows, "python -m loadtest.tracing", options.rounds))
 
 
 if __name__ == "__main__":
