@@ -37,6 +37,7 @@ simulate: $(STAMP) ## search SEEDS (10000) simulated runs of the whole cluster f
 	@exec $(PY) -m tests.simulation --seeds $(or $(SEEDS),10000)
 
 test: static ## everything, on real servers that are found or installed
+	@$(PY) -m deploy.prepare
 	$(PY) -m pytest
 
 check: static ## the quick inner loop: format, lint, types, import rules, tests on memory

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.commands import carry, deadletter
+from holdfast.commands import carry, deadletter, drain, inspect_message, nodes, presence, tail
 from holdfast.errors import HoldfastError, Retry, Stop
 from holdfast.wiring import load_services
 
@@ -73,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 
     operator = argparse.ArgumentParser(add_help=False, parents=[config])
     operator.add_argument("--json", action="store_true", help="answer in JSON")
+    nodes.add(commands, operator)
+    drain.add(commands, operator)
+    presence.add(commands, operator)
+    tail.add(commands, operator, deadletter.positive)
+    inspect_message.add(commands, operator)
     deadletter.add(commands, operator)
     carry.add(commands, operator)
 

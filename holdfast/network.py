@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from holdfast.tls_transport import secured
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
@@ -74,7 +76,11 @@ class TcpNetwork:
         """See `Network`."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            factory, host, port, backlog=4096, reuse_port=reuse_port or None, ssl=ssl
+            factory if ssl is None else secured(factory, ssl),
+            host,
+            port,
+            backlog=4096,
+            reuse_port=reuse_port or None,
         )
         return _TcpServer(server)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prometheus_client import ProcessCollector
 
-from holdfast import __version__
+from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
 from holdfast.network import TcpNetwork
@@ -179,6 +180,8 @@ async def _run(
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, functools.partial(tls.look, metrics, force=True))
+    trust = asyncio.ensure_future(_watch_trust(metrics))
     starting = asyncio.ensure_future(_start(parts, waiting_for))
     stall = asyncio.ensure_future(_watch_stall(metrics))
     ended = asyncio.ensure_future(stopping.wait())
@@ -201,9 +204,9 @@ async def _run(
         log.error(str(stop))  # noqa: TRY400 - the text says what to change, a traceback would hide it
         return EXIT_SETTINGS
     finally:
-        for task in (starting, stall, ended):
+        for task in (starting, stall, trust, ended):
             task.cancel()
-        await asyncio.gather(starting, stall, ended, return_exceptions=True)
+        await asyncio.gather(starting, stall, trust, ended, return_exceptions=True)
         for close in (parts.directory.close, parts.log.close, parts.bus.close, health.stop):
             with contextlib.suppress(Retry):
                 await close()
@@ -242,6 +245,12 @@ async def _watch_stall(metrics: Metrics) -> None:
         due = loop.time() + _STALL_EVERY
         await asyncio.sleep(_STALL_EVERY)
         metrics.loop_stall_seconds.observe(max(loop.time() - due, 0.0))
+
+
+async def _watch_trust(metrics: Metrics) -> None:
+    while True:
+        tls.look(metrics)
+        await asyncio.sleep(tls.LOOK_SECONDS)
 
 
 def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:

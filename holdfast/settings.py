@@ -17,6 +17,7 @@ from msgspec import Meta
 from holdfast.errors import Stop
 from holdfast.log.port import WINDOW_MS
 from holdfast.policy import DEFAULT_POLICIES, Policy
+from holdfast.settings_trust import check as check_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,6 +37,9 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _about(text: str) -> Meta:
     return Meta(description=text)
+
+
+_KEY: Final = "PEM file of its key; empty: in the same file"
 
 
 class Process(_Section, frozen=True):
@@ -72,6 +76,21 @@ class Kafka(_Section, frozen=True):
     group: Annotated[str, _about("consumer group of logic; dispatch commits under it plus `-dispatch`")] = (
         "holdfast"
     )
+    inbound_backlog: Annotated[
+        int,
+        Meta(ge=0),
+        _about(
+            "records of a partition that logic has not handled, above which sends are refused; 0: no bound"
+        ),
+    ] = 50_000
+    outbound_backlog: Annotated[
+        int,
+        Meta(ge=0),
+        _about(
+            "records of a partition that dispatch has not applied, above which publishes and sends to its "
+            "channels are refused; where all partitions hold twice that, logic waits; 0: no bound"
+        ),
+    ] = 50_000
     session_timeout: Annotated[Seconds, _about("seconds until a dead logic worker's partitions move")] = 6.0
     retention_seconds: Annotated[Positive, _about("retention of inbound and outbound that are created")] = (
         14 * 86_400
@@ -129,6 +148,11 @@ class Access(_Section, frozen=True):
     websocket_path: Annotated[str, _about("path of the WebSocket listener")] = "/ws"
     tcp_port: Annotated[Port, _about("TCP listener")] = 8001
     tcp: Annotated[bool, _about("listen for raw TCP")] = True
+    tls_certificate: Annotated[
+        str, _about("PEM file of the certificate and its chain, for both listeners; empty: no TLS")
+    ] = ""
+    tls_key: Annotated[str, _about(_KEY)] = ""
+    tls_minimum: Annotated[Literal["1.2", "1.3"], _about("oldest version of TLS that is spoken")] = "1.2"
     endpoint_websocket: Annotated[str, _about("address told to clients; empty: built from host and port")] = (
         ""
     )
@@ -333,6 +357,7 @@ def _convert(tree: dict[str, Any]) -> Settings:
     except msgspec.ValidationError as error:
         raise Stop(f"settings: {error}") from None
     _check_retention(made)
+    check_trust(made)
     return made
 
 

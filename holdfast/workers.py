@@ -18,8 +18,8 @@ _AGAIN: Final = 1.0
 def supervise(count: int) -> int:
     """Run `count` copies of this command, numbered by WORKER_NUMBER, until told to end.
 
-    Signals to end are passed on. A worker that dies is started again; one that refuses its settings
-    (exit 78) ends them all, since the others would say the same. Returns the exit status.
+    Signals to end, and SIGHUP, are passed on. A worker that dies is started again; one that refuses its
+    settings (exit 78) ends them all, since the others would say the same. Returns the exit status.
     """
     workers = {number: _start(number) for number in range(count)}
     ending = False
@@ -31,6 +31,12 @@ def supervise(count: int) -> int:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
 
+    def pass_on(number: int, _: object) -> None:
+        for process in workers.values():
+            if process.poll() is None:
+                process.send_signal(number)
+
+    signal.signal(signal.SIGHUP, pass_on)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     status = 0

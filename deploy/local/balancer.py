@@ -48,6 +48,24 @@ class Balancer:
         self.running.stop()
 
 
+def find_haproxy() -> str:
+    """Return the path of HAProxy; installed where missing. Raises Unavailable."""
+    return cache.program("haproxy", "haproxy", "haproxy")
+
+
+def find_nginx() -> tuple[str, str]:
+    """Return the path of Nginx, and the directive that loads its streams; installed where missing.
+
+    Raises Unavailable.
+    """
+    program = cache.program("nginx", "nginx", "nginx-light")
+    if not Path(_NGINX_STREAM).parent.is_dir():
+        return program, ""
+    if not Path(_NGINX_STREAM).exists():  # Debian's, which loads what others have built in
+        cache.install("nginx", "libnginx-mod-stream")
+    return program, f" load_module {_NGINX_STREAM};"
+
+
 def start_haproxy(
     directory: Path, nodes: Iterable[Mapping[str, Any]], settings: Mapping[str, str] | None = None
 ) -> Balancer:
@@ -55,7 +73,7 @@ def start_haproxy(
 
     `settings` are its variables, without BALANCER_. Raises Unavailable.
     """
-    program = cache.program("haproxy", "haproxy", "haproxy")
+    program = find_haproxy()
     directory = directory.resolve()
     environment, ports = _environment(directory, settings or {}, "127.0.0.1:")
     servers = directory / "servers.cfg"
@@ -87,12 +105,7 @@ def start_nginx(
 
     `settings` are its variables, without BALANCER_. Raises Unavailable.
     """
-    program = cache.program("nginx", "nginx", "nginx-light")
-    modules = "daemon off;"
-    if Path(_NGINX_STREAM).parent.is_dir():  # Debian's, which loads what others have built in
-        if not Path(_NGINX_STREAM).exists():
-            cache.install("nginx", "libnginx-mod-stream")
-        modules += f" load_module {_NGINX_STREAM};"
+    program, modules = find_nginx()
     directory = directory.resolve()
     environment, ports = _environment(directory, settings or {}, "127.0.0.1:")
     template = (_DEPLOY / "nginx" / "nginx.conf.template").read_text()
@@ -106,7 +119,7 @@ def start_nginx(
             if key in node
         ]
         (directory / f"servers-{key}.conf").write_text("".join(lines))
-    command = [program, "-e", "stderr", "-p", str(directory), "-c", str(file), "-g", modules]
+    command = [program, "-e", "stderr", "-p", str(directory), "-c", str(file), "-g", f"daemon off;{modules}"]
     cache.run("nginx", [*command, "-t"], environment=environment)
     return _start("nginx", command, directory, environment, ports, access="ACCESS")
 

@@ -32,8 +32,7 @@ def start_consul(directory: Path, port: int = 0, *, guarded: bool = True) -> Run
         running = Running("consul", given, lambda: answers(given))
         running.wait_ready(10.0)
         return running
-    program = os.environ.get("HF_LOCAL_CONSUL_PROGRAM") or shutil.which("consul")
-    program = program or str(cache.keep(f"consul-{VERSION}", _build))
+    program = find()
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{port or free_port()}"
@@ -53,6 +52,12 @@ def start_consul(directory: Path, port: int = 0, *, guarded: bool = True) -> Run
     running.start()
     running.wait_ready()
     return running
+
+
+def find() -> str:
+    """Return the path of Consul; built with Go in some minutes where missing. Raises Unavailable."""
+    program = os.environ.get("HF_LOCAL_CONSUL_PROGRAM") or shutil.which("consul")
+    return program or str(cache.keep(f"consul-{VERSION}", _build))
 
 
 def answers(address: str) -> bool:

@@ -121,8 +121,8 @@ def start_brokers(
         running = Running("kafka", given, lambda: answers(given))
         running.wait_ready(10.0)
         return [running]
-    java, jars = _java(), _jars()
-    options = [f"-XX:SharedArchiveFile={_archive(java, jars)}"]
+    java, jars, archive = find()
+    options = [f"-XX:SharedArchiveFile={archive}"]
     several = len(ports) > 1
     controllers = [free_port() for _ in ports]
     brokers = [
@@ -154,6 +154,15 @@ def start_brokers(
             broker.kill()
         raise
     return brokers
+
+
+def find() -> tuple[str, Path, Path]:
+    """Return the paths of Java, the folder of Kafka's jars, and an archive of its classes.
+
+    What is missing is fetched with Maven in a minute or so. Raises Unavailable.
+    """
+    java, jars = _java(), _jars()
+    return java, jars, _archive(java, jars)
 
 
 def answers(address: str, brokers: int = 1) -> bool:

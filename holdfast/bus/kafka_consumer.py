@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from holdfast.bus import kafka_end
 from holdfast.bus.port import OffsetLost, Record
 from holdfast.errors import Retry
 
@@ -137,7 +138,7 @@ class KafkaConsumer:
                 if self._commit is not None:
                     await asyncio.wait({self._commit})
                 commit = asyncio.create_task(self._beneath.commit(where), name="kafka consumer's commit")
-                commit.add_done_callback(_take_note)
+                commit.add_done_callback(kafka_end.take_note)
                 self._commit = commit
                 await asyncio.wait({commit})
                 commit.result()
@@ -210,12 +211,6 @@ class KafkaConsumer:
                 raise OffsetLost(tp.partition, position, start, end)
 
 
-def _take_note(done: asyncio.Task[Any]) -> None:
-    """Take what a task ended with, that nobody may wait for any more."""
-    if not done.cancelled():
-        done.exception()
-
-
 class Moves(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Passes a group's moves on, and keeps records back until whoever reads them knows of the move."""
 
@@ -265,8 +260,5 @@ async def stop(beneath: AIOKafkaConsumer) -> None:
     await asyncio.wait([ending], timeout=_CLOSE_SECONDS)
     if ending.done() and not ending.cancelled() and ending.exception() is None:
         return
-    ending.cancel()
-    steps = (
-        [beneath._fetcher.close(), beneath._client.close()] if beneath._fetcher else [beneath._client.close()]
-    )
-    await asyncio.wait([asyncio.create_task(step) for step in steps] + [ending], timeout=_CLOSE_SECONDS)
+    await kafka_end.cancelled([ending])
+    await kafka_end.end(beneath)

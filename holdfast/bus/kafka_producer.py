@@ -10,14 +10,14 @@ the deadlines, and after any failure the producer beneath is replaced.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 
+from holdfast.bus import kafka_end
 from holdfast.bus.port import MAX_RECORD
 from holdfast.errors import Reject, Retry
 
@@ -34,7 +34,6 @@ MAX_BATCH: Final = 512 * 1024
 
 _RECORD_OVERHEAD: Final = 64
 _BACKOFF: Final = (0.05, 1.0)
-_RELEASE_SECONDS: Final = 5.0
 
 _NO_HEADERS: Final[list[tuple[str, bytes]]] = []
 
@@ -76,7 +75,7 @@ class KafkaProducer:
         self._closed = False
         self._wake: asyncio.Future[None] = self._loop.create_future()
         self._sweeper: Timer | None = None
-        self._beneath: AIOKafkaProducer | None = None
+        self._beneath: kafka_end.Producer | None = None
         self._pump: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -153,10 +152,10 @@ class KafkaProducer:
             finally:
                 self._pump.cancel()
 
-    async def _open(self) -> AIOKafkaProducer | None:
+    async def _open(self) -> kafka_end.Producer | None:
         """Return a new producer that knows all topics, None when that fails."""
         seconds = max(self._deadline, 1.0)
-        beneath = AIOKafkaProducer(
+        beneath = kafka_end.Producer(
             bootstrap_servers=self._settings.servers,
             acks="all",
             enable_idempotence=True,
@@ -177,7 +176,7 @@ class KafkaProducer:
             return None
         return beneath
 
-    async def _send_forever(self, beneath: AIOKafkaProducer) -> None:
+    async def _send_forever(self, beneath: kafka_end.Producer) -> None:
         self._wake = self._loop.create_future()  # the last pump's end may have cancelled the old one
         try:
             while True:
@@ -196,7 +195,7 @@ class KafkaProducer:
         except Exception as error:  # noqa: BLE001 - whatever aiokafka raises, what was on its way is unknown
             self._fail(f"Kafka did not take a batch: {error!r}")
 
-    async def _send(self, beneath: AIOKafkaProducer, lane: _Lane, node: int | None) -> None:
+    async def _send(self, beneath: kafka_end.Producer, lane: _Lane, node: int | None) -> None:
         batch = beneath.create_batch()
         append, waiting, flying = batch.append, lane.waiting, lane.flying
         now = self._clock.now_ms()
@@ -211,7 +210,7 @@ class KafkaProducer:
         sent.add_done_callback(functools.partial(self._answered, beneath, lane, node))
 
     def _answered(
-        self, beneath: AIOKafkaProducer, lane: _Lane, node: int | None, sent: asyncio.Future[Any]
+        self, beneath: kafka_end.Producer, lane: _Lane, node: int | None, sent: asyncio.Future[Any]
     ) -> None:
         error = None if sent.cancelled() else sent.exception()
         if beneath is not self._beneath:
@@ -279,24 +278,10 @@ class KafkaProducer:
         else:
             self._idle.set()
 
-    def _release(self, beneath: AIOKafkaProducer) -> None:
-        task = asyncio.create_task(_close(beneath), name="kafka producer's end")
+    def _release(self, beneath: kafka_end.Producer) -> None:
+        task = asyncio.create_task(beneath.end(), name="kafka producer's end")
         self._released.add(task)
         task.add_done_callback(self._released.discard)
-
-
-async def _close(beneath: AIOKafkaProducer) -> None:
-    """End a producer without waiting for what it has: its own `stop` would wait for ever."""
-    beneath._message_accumulator._batches.clear()
-    task = beneath._sender.sender_task
-    if task is not None:
-        task.cancel()
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_RELEASE_SECONDS):
-            await beneath.client.close()
-    if task is not None:
-        await asyncio.wait([task], timeout=_RELEASE_SECONDS)
-    beneath._closed = True
 
 
 def record_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.bus.memory_broker import MemoryBroker
 from holdfast.bus.memory_group import Group, Member
-from holdfast.bus.port import MAX_RECORD, OffsetLost, Record, Topic
+from holdfast.bus.port import MAX_RECORD, OffsetLost, Record, Topic, between
 from holdfast.errors import Reject, Retry
 from holdfast.observe.metrics import Metrics
 
@@ -273,6 +273,11 @@ class MemoryBus:
             raise Retry("the broker is away")
         logs = {partition: self._broker.partition(topic, partition) for partition in range(self.partitions)}
         return {partition: (log.start, log.end) for partition, log in logs.items()}
+
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+        """See `holdfast.bus.port.Bus`."""
+        ends = await self.ends(topic)
+        return between(self._broker.group(group, topic).committed, ends)
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         """See `holdfast.bus.port.Bus`."""

@@ -105,6 +105,13 @@ class OffsetLost(Exception):  # noqa: N818
         self.end = end
 
 
+def between(
+    committed: Mapping[int, int], ends: Mapping[int, tuple[int, int]]
+) -> Mapping[int, tuple[int, int]]:
+    """Return what `Bus.progress` does, from what a group committed and (first offset, end offset)."""
+    return {p: (min(max(committed.get(p, start), start), end), end) for p, (start, end) in ends.items()}
+
+
 class Bus(Protocol):
     """A connection to the message queue."""
 
@@ -139,11 +146,20 @@ class Bus(Protocol):
     async def reader(self, topic: Topic, group: str = "") -> Consumer:
         """Return a consumer without rebalance: the caller says which partitions (`assign`).
 
-        `group` is only where `commit` stores offsets, for lag metrics.
+        `group` is only where `commit` stores offsets, for `progress`.
         """
 
     async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
         """Return (first offset, end offset) of each partition. Raises Retry."""
+
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+        """Return (position, end) of each partition: where a group would go on, and the log's end.
+
+        The position is what the group committed last: what it has finished since then counts as unfinished.
+        It is the log's first offset where the group committed nothing, or an offset that is gone since then,
+        and never above the end; `end - position` is how many records the group is behind. One request to the
+        group's coordinator and two to each broker, for all partitions together. Raises Retry.
+        """
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         """Return the first offset whose record has time `ts` (Unix ms) or later; the end where none has.

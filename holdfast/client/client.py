@@ -124,6 +124,7 @@ class Client:
 
         `message` (Message), `connected` (Connected), `disconnected` (Disconnected), `subscribed`,
         `unsubscribed`, `reset`, `drain` (the frames), `error` (Trouble: what answers no call of yours).
+        The last event of a client that gives up is `disconnected` with `again` false.
         """
 
         def register(handler: H) -> H:

@@ -98,7 +98,11 @@ class Driver:
 
     async def _run(self) -> None:
         while True:
-            end = await self._connect_once()
+            try:
+                end = await self._connect_once()
+            except Exception as error:  # noqa: BLE001 - told as any end, and tried again: it must not just be over
+                _log.exception("connecting failed")
+                end = End(0, f"connecting failed: {error!r}")
             now = self._clock.monotonic()
             lived = None if self._live is None else now - self._live
             self._handle(self._state.lost())
@@ -107,11 +111,11 @@ class Driver:
             self._cancel("tick", "drain", "refresh")
             self.wake()
             self.last_error = f"the last attempt ended with: {end.reason or f'close code {end.code}'}"
-            if self._live is not None:
+            over = isinstance(verdict, Closed)
+            if self._live is not None or over:
+                # Whoever was told that we come back must hear that we do not, also where no session began.
                 self._live = None
-                self._inbox.put(
-                    "disconnected", Disconnected(end.code, end.reason, not isinstance(verdict, Closed))
-                )
+                self._inbox.put("disconnected", Disconnected(end.code, end.reason, not over))
             if isinstance(verdict, Closed):
                 self.finish(verdict)
                 return
@@ -120,8 +124,8 @@ class Driver:
 
     async def _connect_once(self) -> End:
         """Make one connection and see it through to its end."""
-        address = parse_url(self._endpoint) if self._endpoint else self._address
-        self._endpoint = None
+        endpoint, self._endpoint = self._endpoint, None
+        address = parse_url(endpoint) if endpoint else self._address
         try:
             token = await within(self._clock, self._attempt, tokens.fetch(self._token))
         except Exception as error:  # noqa: BLE001 - whatever the program's function raises: try again

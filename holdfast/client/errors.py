@@ -39,7 +39,11 @@ class OutcomeUnknown(HoldfastError):  # noqa: N818 - the name is what is known
 
 
 class Disconnected(NamedTuple):
-    """A connection ended: the WebSocket close code (0: none), what was said, and whether we come back."""
+    """A session ended: the WebSocket close code (0: none), what was said, and whether we come back.
+
+    Where `again` is false the client has given up, and tells nothing more; it says so also when the attempt
+    that ended had no session yet. A program that calls `close` is not told.
+    """
 
     code: int
     reason: str

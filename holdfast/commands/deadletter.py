@@ -65,13 +65,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _choosing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--limit", type=_positive, default=100, metavar="N", help="how many, the newest (100)"
-    )
+    parser.add_argument("--limit", type=positive, default=100, metavar="N", help="how many, the newest (100)")
     parser.add_argument("--reason", default="", help="only those with this reason, as failed or undecodable")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a number above 0, as an argument."""
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 
 if TYPE_CHECKING:
     from holdfast.clock import Clock
@@ -26,9 +26,6 @@ LONGEST_GAP: Final = 2.0
 MAX_KNOWN: Final = 10_000
 """Most incarnations remembered. Above it the one that has not moved for longest is forgotten and counted;
 asked for again, it counts as alive for `DEAD_AFTER`."""
-
-
-_log = logging.getLogger(__name__)
 
 
 class Liveness:
@@ -50,6 +47,7 @@ class Liveness:
         self._log = log
         self._clock = clock
         self._metrics = metrics
+        self._failures = Failures("liveness", clock, metrics)
         self._max_known = max_known
         self._looked = 0.0  # seconds of successful looking
         self._moved: dict[str, float] = {}  # when each was last seen to move, in that time; oldest first
@@ -118,6 +116,6 @@ class Liveness:
         while True:
             try:
                 await self.look()
-            except Exception:  # noqa: BLE001 - logged, and looked again: to go blind would be worse
-                _log.exception("looking at the beats failed")
+            except Exception:  # noqa: BLE001 - counted, and looked again: to go blind would be worse
+                self._failures.note()
             await self._clock.sleep(INTERVAL)

@@ -149,6 +149,10 @@ class MemoryLog:
         """See `Log`."""
         return dict(self._shard(shard).nodes.beats)
 
+    async def loads(self, shard: int) -> dict[str, int]:
+        """See `Log`."""
+        return dict(self._shard(shard).nodes.loads)
+
     async def sessions(self, shard: int, users: Sequence[str]) -> Sequence[Sequence[SessionInfo]]:
         """See `Log`."""
         nodes = self._shard(shard).nodes

@@ -346,6 +346,9 @@ class Log(Protocol):
     async def beats(self, shard: int) -> dict[str, int]:
         """Return each incarnation's count of beats."""
 
+    async def loads(self, shard: int) -> dict[str, int]:
+        """Return how many connections each incarnation told with its beats to this shard (it tells 0)."""
+
     async def sessions(self, shard: int, users: Sequence[str]) -> Sequence[Sequence[SessionInfo]]:
         """Return the recorded sessions of each user, whether or not their nodes still live."""
 

@@ -278,6 +278,10 @@ class RedisLog:
         """See `Log`."""
         return _numbers(await self._run(shard, "beats", (self._keys[shard].beats,), ()))
 
+    async def loads(self, shard: int) -> dict[str, int]:
+        """See `Log`."""
+        return _numbers(await self._caller.command(shard, "loads", ("HGETALL", self._keys[shard].loads)))
+
     async def sessions(self, shard: int, users: Sequence[str]) -> Sequence[Sequence[SessionInfo]]:
         """See `Log`."""
         reply = await self._run(shard, "sessions", (self._keys[shard].sessions,), users)

@@ -19,6 +19,7 @@ from consul.aio import Consul
 
 from holdfast.clock import within
 from holdfast.errors import Retry
+from holdfast.failures import Failures, forever
 from holdfast.membership.port import Node
 from holdfast.membership.watchers import ROLES, Known
 
@@ -58,6 +59,7 @@ class ConsulDirectory:
         self._settings = consul
         self._ttl = membership.ttl
         self._clock = clock
+        self._metrics = metrics
         self._known = Known(metrics)
         self._consul: Any = None
         self._watching: Any = None
@@ -75,7 +77,9 @@ class ConsulDirectory:
         if not self._tasks:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._follow(role, indexes[role])) for role in ROLES]
-            self._tasks.append(loop.create_task(self._stay()))
+            self._tasks.append(
+                loop.create_task(forever("membership", self._stay, self._clock, self._metrics))
+            )
 
     async def close(self) -> None:
         """See `Directory`."""
@@ -129,19 +133,18 @@ class ConsulDirectory:
     # being there
 
     async def _stay(self) -> None:
-        while True:
-            await self._clock.sleep(self._ttl / BEATS)
-            node = self._node
-            if node is None:
-                continue
-            try:
-                passed = self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")
-                if not await self._call("pass", passed):
-                    _log.warning("Consul has forgotten this node; registering again")
-                    if self._node is node:
-                        await self._register(node)
-            except Retry as error:
-                _log.warning("the check was not passed: %s", error)
+        await self._clock.sleep(self._ttl / BEATS)
+        node = self._node
+        if node is None:
+            return
+        try:
+            passed = self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")
+            if not await self._call("pass", passed):
+                _log.warning("Consul has forgotten this node; registering again")
+                if self._node is node:
+                    await self._register(node)
+        except Retry as error:
+            _log.warning("the check was not passed: %s", error)
 
     async def _register(self, node: Node) -> None:
         # py-consul's Check.ttl cannot say when to take out what died.
@@ -165,15 +168,20 @@ class ConsulDirectory:
     # seeing others
 
     async def _follow(self, role: Role, index: str | None) -> None:
+        failures = Failures("membership", self._clock, self._metrics)
         while True:
             try:
                 index = await self._read(role, index)
+                failures.passed()
             except Retry as error:
                 _log.warning("membership is not read: %s", error)
                 # Consul may come back without its state: whoever lives gets the time to register again.
                 self._grace(role)
                 index = None
                 await self._clock.sleep(RETRY_SECONDS)
+            except Exception:  # noqa: BLE001 - counted; going on with what was known
+                index = None
+                await failures.pause()
 
     async def _read(self, role: Role, index: str | None) -> str | None:
         """Read a role, waiting for a change since `index`; return the index to wait on. Raises Retry."""

@@ -1,7 +1,8 @@
 """Membership in Redis: one hash of nodes, each with a count of beats that its process moves.
 
 A node is there while observers see its count move: no clock of one machine is compared with another's, and
-an outage of Redis, in which nobody reads anything, makes nobody disappear.
+an outage of Redis, in which nobody reads anything, makes nobody disappear. A node that finds its own entry
+gone, or older than it wrote it, knows that Redis has lost writes, and that whoever is missing may be alive.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 
 from holdfast.clock import within
 from holdfast.errors import Retry, Stop
+from holdfast.failures import forever
 from holdfast.membership.port import Node  # noqa: TC001 - msgspec reads the annotation
 from holdfast.membership.watchers import Known
 
@@ -66,10 +68,12 @@ class RedisDirectory:
         self._key = f"{redis.prefix}:nodes"
         self._ttl = membership.ttl
         self._clock = clock
+        self._metrics = metrics
         self._known = Known(metrics)
         self._redis: Any = None
         self._node: Node | None = None
         self._beat = 0
+        self._stored = 0  # the last beat that Redis has confirmed
         self._seen: dict[str, _Seen] = {}
         self._read_at: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +92,9 @@ class RedisDirectory:
             )
         await self._look()
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = asyncio.get_running_loop().create_task(
+                forever("membership", self._turn, self._clock, self._metrics)
+            )
 
     async def close(self) -> None:
         """See `Directory`."""
@@ -114,6 +120,7 @@ class RedisDirectory:
     async def leave(self) -> None:
         """See `Directory`. While Redis is away others see it after the ttl."""
         node, self._node = self._node, None
+        self._stored = 0
         if node is None or self._redis is None:
             return
         with contextlib.suppress(Retry):
@@ -138,55 +145,64 @@ class RedisDirectory:
             return False
         return True
 
-    async def _run(self) -> None:
-        while True:
-            await self._clock.sleep(self._ttl / BEATS)
-            try:
-                await self._look()
-            except Retry as error:
-                _log.warning("membership is not read: %s", error)
+    async def _turn(self) -> None:
+        await self._clock.sleep(self._ttl / BEATS)
+        try:
+            await self._look()
+        except Retry as error:
+            _log.warning("membership is not read: %s", error)
 
     async def _look(self) -> None:
         """Beat, and read everybody, in one round trip. Raises Retry."""
-        pipeline = self._redis.pipeline(transaction=False)
-        if self._node is not None:
-            self._beat += 1
-            pipeline.hset(self._key, self._node.incarnation, _encode(_Entry(self._beat, self._node)))
+        own, beat = self._node, self._beat + 1
+        pipeline = self._redis.pipeline()
+        if own is not None:
+            self._beat = beat
+            pipeline.hget(self._key, own.incarnation)
+            pipeline.hset(self._key, own.incarnation, _encode(_Entry(beat, own)))
         pipeline.hgetall(self._key)
-        own = self._node
         try:
             answers = await self._call("look", pipeline.execute())
         except Retry:
             # What passes until the next successful read is nobody's silence.
             self._read_at = None
             raise
-        await self._observe(answers[-1], own)
+        entries = _decoded(answers[-1])
+        if own is None:
+            forgot = len(self._seen) > 1 and not self._seen.keys() & entries.keys()
+        else:
+            before = _decoded({own.incarnation.encode(): answers[0]} if answers[0] else {})
+            forgot = self._stored > max((entry.beat for entry in before.values()), default=0)
+            if own is self._node:
+                self._stored = beat
+        await self._observe(entries, own, forgot)
 
-    async def _observe(self, entries: dict[bytes, bytes], own: Node | None) -> None:
+    async def _observe(self, found: dict[str, _Entry], own: Node | None, forgot: bool) -> None:
+        """Take what was read. `forgot`: Redis has lost writes, so who is missing need not have left.
+
+        Whoever is alive writes itself again, so those are given a ttl. After an outage everybody is: they may
+        need longer than we did to find Redis again.
+        """
         now = self._clock.monotonic()
+        again = self._read_at is None
         passed = 0.0 if self._read_at is None else now - self._read_at
         self._read_at = now
-        found: dict[str, _Entry] = {}
-        for raw, value in entries.items():
-            try:
-                found[raw.decode()] = _decode(value)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                _log.warning("an entry of the membership cannot be read: %r", raw[:80])
-        # A node that leaves takes its own entry away. When all but our own are gone, Redis has forgotten:
-        # whoever is alive writes itself again within a beat, so they are given a ttl.
-        others = {name for name in self._seen if own is None or name != own.incarnation}
-        forgot = bool(others) and len(others) > 1 and not others & found.keys()
+        forgot = forgot or any(
+            name in self._seen and entry.beat < self._seen[name].beat for name, entry in found.items()
+        )
         for name, entry in found.items():
             seen = self._seen.get(name)
             if seen is None:
                 self._seen[name] = _Seen(entry)
             elif seen.missing or entry.beat != seen.beat:
                 seen.node, seen.beat, seen.still, seen.missing = entry.node, entry.beat, 0.0, False
+            elif again and seen.still < self._ttl:
+                seen.still = 0.0
             else:
                 seen.still += passed
         for name in self._seen.keys() - found.keys():
             seen = self._seen[name]
-            if forgot and not seen.missing:
+            if forgot:
                 seen.missing, seen.still = True, 0.0
             elif seen.missing and seen.still + passed < self._ttl:
                 seen.still += passed
@@ -209,3 +225,14 @@ class RedisDirectory:
                 return await call
         except (RedisError, OSError, TimeoutError) as error:
             raise Retry(f"Redis: {error}") from error
+
+
+def _decoded(entries: dict[bytes, bytes]) -> dict[str, _Entry]:
+    """Return what can be read of the hash, by incarnation."""
+    found: dict[str, _Entry] = {}
+    for raw, value in entries.items():
+        try:
+            found[raw.decode()] = _decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            _log.warning("an entry of the membership cannot be read: %r", raw[:80])
+    return found

@@ -15,6 +15,7 @@ import msgspec
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.errors import Stop
+from holdfast.failures import forever
 from holdfast.membership.port import Node
 from holdfast.membership.watchers import Known
 
@@ -37,6 +38,7 @@ class StaticDirectory:
     def __init__(self, settings: Membership, metrics: Metrics, clock: Clock | None = None) -> None:
         self._path = Path(settings.static)
         self._clock: Clock = clock or SystemClock()
+        self._metrics = metrics
         self._known = Known(metrics)
         self._content = b""
         self._readable = True
@@ -52,7 +54,9 @@ class StaticDirectory:
             raise Stop(
                 f"membership.static: {self._path} must be a readable JSON list of nodes: {error}"
             ) from error
-        self._task = asyncio.get_running_loop().create_task(self._follow())
+        self._task = asyncio.get_running_loop().create_task(
+            forever("membership", self._follow, self._clock, self._metrics)
+        )
 
     async def close(self) -> None:
         """See `Directory`."""
@@ -84,14 +88,13 @@ class StaticDirectory:
         return self._readable
 
     async def _follow(self) -> None:
-        while True:
-            await self._clock.sleep(LOOK_SECONDS)
-            try:
-                self._read()
-            except (OSError, msgspec.DecodeError) as error:
-                if self._readable:
-                    _log.error("membership.static: %s; going on with what was known", error)
-                self._readable = False
+        await self._clock.sleep(LOOK_SECONDS)
+        try:
+            self._read()
+        except (OSError, msgspec.DecodeError) as error:
+            if self._readable:
+                _log.error("membership.static: %s; going on with what was known", error)
+            self._readable = False
 
     def _read(self) -> None:
         content = self._path.read_bytes()

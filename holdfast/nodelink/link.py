@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from holdfast.clock import within
+from holdfast.failures import Failures
 from holdfast.nodelink.frames import (
     BREAK,
     HEADER,
@@ -106,6 +107,7 @@ class Link:
         self._wire: _Wire | None = None
         self._chains: dict[int, int] = {}
         self._said = b""
+        self._failures = Failures("nodelink", clock, metrics)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -201,7 +203,6 @@ class Link:
             self._metrics.dispatch_links.dec()
 
     async def _run(self) -> None:
-        host, _, port = self.node.address.rpartition(":")
         delay = FIRST_DELAY
         while True:
             began = self._clock.monotonic()
@@ -212,10 +213,13 @@ class Link:
                 return wires[-1]
 
             try:
+                host, _, port = self.node.address.rpartition(":")
                 await within(self._clock, CONNECT_SECONDS, self._network.connect(made, host, int(port)))
                 await wires[-1].lost
             except (OSError, TimeoutError) as error:
                 _log.debug("link not connected: %s", error, extra={"access_node": self.node.incarnation})
+            except Exception:  # noqa: BLE001 - counted; an address that is none, say, until there is another
+                await self._failures.pause()
             if self._clock.monotonic() - began >= STEADY_SECONDS:
                 delay = FIRST_DELAY
             # Full jitter: all dispatchers see a node's restart at the same moment.

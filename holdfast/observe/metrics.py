@@ -108,6 +108,7 @@ TABLE: Final = (
     Metric("logic_dead_letters", "counter", "records put into the dead letters", ("reason",)),
     Metric("logic_pending", "gauge", "records fetched and not finished"),
     Metric("logic_paused", "counter", "times a partition was paused because too much of it was unfinished"),
+    Metric("logic_backlog_waits", "counter", "times logic paused because dispatch is far behind"),
     Metric("logic_rewinds", "counter", "returns to what is durable after an output failed"),
     Metric("logic_published", "counter", "messages written to outbound", ("by",)),
     Metric("logic_api_requests", "counter", "calls of the HTTP API", ("route", "status")),
@@ -150,6 +151,17 @@ TABLE: Final = (
     ),
     Metric("bus_buffer_records_limit", "gauge", "records that may be so"),
     Metric("bus_buffer_full", "counter", "records refused because the producer's buffer was full"),
+    Metric(
+        "bus_backlog",
+        "gauge",
+        "records of a topic's most loaded partition that its readers have not finished; none while unknown",
+        ("topic",),
+    ),
+    Metric("bus_backlog_full", "gauge", "partitions closed until their backlog is smaller", ("topic",)),
+    Metric(
+        "bus_backlog_refused", "counter", "sends, requests and publishes refused by a backlog", ("topic",)
+    ),
+    Metric("bus_backlog_unknown", "counter", "looks at a backlog that Kafka did not answer", ("topic",)),
     Metric("log_call_seconds", "histogram", "time of a call to the log", ("call",), _SECONDS),
     Metric("log_call_failed", "counter", "calls to the log that failed", ("call",)),
     Metric("log_liveness_forgotten", "counter", "incarnations forgotten because too many were known"),
@@ -157,9 +169,17 @@ TABLE: Final = (
     Metric("directory_call_failed", "counter", "calls to the membership that failed", ("call",)),
     Metric("directory_changes", "counter", "changes of the membership seen"),
     Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric(
+        "loop_failures",
+        "counter",
+        "errors that a background loop did not expect, and went on after",
+        ("loop",),
+    ),
     Metric("trace_spans", "counter", "spans of messages that are followed, by outcome", ("outcome",)),
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
+    Metric("tls_reloads", "counter", "certificates that changed, by part and outcome", ("part", "outcome")),
+    Metric("tls_expires_seconds", "gauge", "when a part's certificate ends, Unix time", ("part",)),
 )
 
 _CLASSES: Final[dict[Kind, Any]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

@@ -6,7 +6,7 @@ each of a crowd gets the next place in a queue that moves at the rate.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.protocol.codes import CODES
 
@@ -39,6 +39,7 @@ class Admission:
     def __init__(self, node: AccessNode) -> None:
         self._node = node
         self._numbers = 0
+        self._carriers: dict[str, tuple[Any, Any]] = {}
         self._by_address: dict[str, int] = {}
         self._refused: dict[Driver, str] = {}
         self._allowance = 0.0  # when the bucket is full again, as in `protocol.allowance`
@@ -46,17 +47,26 @@ class Admission:
 
     def opened(self, driver: Driver) -> bool:
         """Take a new connection; False: cut it, there are too many even to say so."""
-        node, carrier = self._node, driver.carrier
-        metrics = node.metrics
-        metrics.access_accepts.labels(carrier).inc()
+        node = self._node
+        accepts, connections = self._counted(driver.carrier)
+        accepts.inc()
         if len(node.drivers) >= node.settings.access.connections + REFUSED_SHARE:
-            metrics.access_refused.labels("connections").inc()
+            node.metrics.access_refused.labels("connections").inc()
             return False
         self._numbers += 1
         driver.number = self._numbers
         node.drivers[driver.number] = driver
-        metrics.access_connections.labels(carrier).inc()
+        connections.inc()
         return True
+
+    def _counted(self, carrier: str) -> tuple[Any, Any]:
+        """Return a carrier's metrics, looked up once: `labels` costs as much as a token's check."""
+        known = self._carriers.get(carrier)
+        if known is None:
+            metrics = self._node.metrics
+            known = metrics.access_accepts.labels(carrier), metrics.access_connections.labels(carrier)
+            self._carriers[carrier] = known
+        return known
 
     def located(self, driver: Driver, address: str) -> None:
         """Take a connection's address; one too many is turned away at its first bytes, or now."""
@@ -119,7 +129,7 @@ class Admission:
         if self._node.drivers.pop(driver.number, None) is None:
             return
         self._refused.pop(driver, None)
-        self._node.metrics.access_connections.labels(driver.carrier).dec()
+        self._counted(driver.carrier)[1].dec()
         address = driver.address
         if address is not None:
             left = self._by_address[address] - 1

@@ -36,6 +36,11 @@ def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
     session = driver.session
     assert session is not None
     granted = node.may_send(session, frame.to)
+    if node.inbound.full:
+        node.inbound.check(session.user)
+    if node.outbound.full:
+        # Nobody knows yet what a handler will make of it; most of it goes where the send goes.
+        node.outbound.check(frame.to)
     rate = node.policies[frame.to.partition(":")[0]].rate
     if rate:
         nodes = max(1, len(node.parts.directory.nodes("access")))
@@ -46,6 +51,8 @@ def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
 def ask(node: AccessNode, driver: Driver, frame: frames.Request) -> float:
     """Put a request into the queue; return its deadline. Raises Retry."""
     assert driver.session is not None
+    if node.inbound.full:
+        node.inbound.check(driver.session.user)
     seconds = node.settings.access.request_deadline
     deadline = node.clock.monotonic() + seconds
     node.produce.request(driver, driver.session, frame, deadline)

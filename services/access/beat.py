@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures, forever
 from holdfast.log.port import TOMBSTONE_SECONDS, Change
 from holdfast.protocol.connection import Event
 
@@ -28,6 +29,7 @@ class Beat:
 
     def __init__(self, node: AccessNode) -> None:
         self._node = node
+        self._failures = Failures("beats", node.clock, node.metrics)
         self._task: asyncio.Task[None] | None = None
         self._beats: dict[int, asyncio.Task[None]] = {}
         self._answered: dict[int, float] = {}
@@ -41,7 +43,9 @@ class Beat:
         for shard, answer in enumerate(answers):
             node.links.begin(shard, answer.generation, answer.watermark.offset)
             self._answered[shard] = node.clock.monotonic()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(
+            forever("beats", self._second, node.clock, node.metrics)
+        )
 
     async def stop(self) -> None:
         """Beat no more."""
@@ -51,16 +55,18 @@ class Beat:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._task = None
 
-    async def _run(self) -> None:
+    async def _second(self) -> None:
         node = self._node
-        while True:
-            await node.clock.sleep(EVERY)
+        await node.clock.sleep(EVERY)
+        try:
             node.second()
-            told = node.roster.told()
-            for shard in range(node.parts.log.partitions):
-                # A shard that does not answer delays no other one's beat.
-                if shard not in self._beats:
-                    self._beats[shard] = asyncio.get_running_loop().create_task(self._beat(shard, told))
+        except Exception:  # noqa: BLE001 - counted; whatever goes wrong here, this node lives
+            self._failures.note()
+        told = node.roster.told()
+        for shard in range(node.parts.log.partitions):
+            # A shard that does not answer delays no other one's beat.
+            if shard not in self._beats:
+                self._beats[shard] = asyncio.get_running_loop().create_task(self._beat(shard, told))
 
     async def _beat(self, shard: int, told: int) -> None:
         node = self._node
@@ -70,9 +76,15 @@ class Beat:
             answer = await node.parts.log.beat(shard, incarnation, told=told, load=load)
         except Retry as error:
             _log.debug("a beat failed: %s", error, extra={"shard": shard})
-            return
+        except Exception:  # noqa: BLE001 - counted; the next one comes in a second
+            self._failures.note()
+        else:
+            self._heard(shard, incarnation, known, answer)
         finally:
             self._beats.pop(shard, None)
+
+    def _heard(self, shard: int, incarnation: str, known: int, answer: BeatAnswer) -> None:
+        node = self._node
         now = node.clock.monotonic()
         last, self._answered[shard] = self._answered[shard], now
         # Tombstones are not kept for ever: who heard nothing for so long may have had one.

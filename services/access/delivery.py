@@ -15,6 +15,7 @@ import msgspec
 
 from holdfast.log.port import Query
 from holdfast.protocol.frames import Reset
+from holdfast.records import entry_ts
 
 from . import journal
 from .fanout import Fanout, Flow, Job, Notice
@@ -38,6 +39,9 @@ PAGE_BYTES: Final = 128 * 1024
 """Bytes of entries written to one lagging connection before it is looked at again whether it reads."""
 
 _encode: Final = msgspec.json.Encoder().encode
+TIMED: Final = 8
+"""One message in so many is timed, pushed or read since its push was lost: a late crowd weighs as a crowd."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +52,7 @@ class Delivery:
         self._reader = reader
         self._metrics = metrics
         self._catch_up = catch_up
+        self._advanced = 0
         self.traces: Traces | None = None
         self._journal = journal.wanted()
         self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
@@ -89,6 +94,10 @@ class Delivery:
         channel.seq = seq
         if channel.live is not None:
             self.fanout.add(channel, self._flow(channel), seq, entry)
+            if not self._advanced % TIMED:
+                age = self._reader.clock.now_ms() - entry_ts(entry)
+                self._metrics.access_delivery_seconds.observe(max(age, 0) / 1000)
+            self._advanced += 1
         if channel.own is not None:
             for driver in [driver for driver, place in channel.own.items() if place == seq]:
                 if not driver.blocked:

@@ -7,6 +7,7 @@ this object, the machine, the codec, the session and a place on the timer wheel.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -248,7 +249,8 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        del exc
+        if isinstance(exc, ssl.SSLError) and self.blocked & FRESH:
+            self._node.metrics.access_refused.labels("tls").inc()
         self.machine.signal(Event.LOST)
         self._gone("lost")
         self.codec = None

@@ -231,8 +231,10 @@ class Fanout:
         if len(flow.jobs) > 1:
             return
         if len(job.to) <= SMALL:
-            self._work(job, len(job.to))
-            self._finish(job)
+            try:
+                self._work(job, len(job.to))
+            finally:
+                self._finish(job)  # or the channel's later jobs would wait for it for ever
         else:
             job.began = time.perf_counter()
             self._active.append(job)

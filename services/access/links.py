@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 from holdfast.log.port import NEW, Rebuilding
 from holdfast.nodelink.frames import BREAK, ChangeItem, MessageItem, ReplyItem
-from holdfast.records import entry_ts
 
 from . import journal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.log.port import Watermark
     from holdfast.nodelink.frames import Push
 
     from .node import AccessNode
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
 QUIET_SECONDS: Final = 3.0
 ACK_SECONDS: Final = 0.01
 """Seconds after which a refusal is looked at again whose send was not acked yet."""
-
-SAMPLE: Final = 8
-"""One item in so many is timed, whatever push it came in: a late crowd weighs as a crowd."""
 
 PAGE: Final = 1000
 """Channels in one answer to "what changed", at most."""
@@ -97,8 +97,8 @@ class Links:
     def __init__(self, node: AccessNode) -> None:
         self._node = node
         self._chains = [Chain() for _ in range(node.parts.log.partitions)]
+        self._failures = Failures("breaks", node.clock, node.metrics)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._items = 0
         self._journal = journal.wanted()
 
     def begin(self, shard: int, generation: str, offset: int) -> None:
@@ -146,11 +146,6 @@ class Links:
             self._item(item)
             if span is not None and traces is not None:
                 traces.given(item, span)
-        for item in push.items[-self._items % SAMPLE :: SAMPLE]:
-            if isinstance(item, MessageItem):
-                age = node.clock.now_ms() - entry_ts(item.entry)
-                node.metrics.access_delivery_seconds.observe(max(age, 0) / 1000)
-        self._items += len(push.items)
         if missed:
             node.metrics.access_breaks.inc()
             self.missed(push.partition, "break")
@@ -253,26 +248,35 @@ class Links:
         try:
             while (since := chain.since) is not None:
                 chain.since = None
-                known = self.position(shard)
                 node.metrics.access_polls.labels(why).inc()
                 try:
-                    watermark, changed = await node.parts.log.changed(shard, since, PAGE)
-                    if watermark.offset < known[1] and chain.generation == known[0]:
-                        raise Rebuilding("the store has lost writes")
+                    watermark, changed = await self._changed_since(shard, since)
                 except Retry as error:
                     chain.ask_since(since)
                     _log.debug("cannot ask what changed: %s", error, extra={"shard": shard})
                     await node.clock.sleep(error.after or delay)
                     delay = min(delay * 2, 1.0)
                     continue
+                except Exception:  # noqa: BLE001 - counted; what is missed must be asked for
+                    chain.ask_since(since)
+                    await self._failures.pause()
+                    continue
                 for name, _ in changed:
                     self._look(name)
+                self._failures.passed()
                 if len(changed) >= PAGE:
                     chain.ask_since(changed[-1][1])
                 elif chain.upto is None or chain.upto < watermark.offset:
                     chain.upto = watermark.offset
         finally:
             chain.asking = False
+
+    async def _changed_since(self, shard: int, since: int) -> tuple[Watermark, Sequence[tuple[str, int]]]:
+        known = self.position(shard)
+        watermark, changed = await self._node.parts.log.changed(shard, since, PAGE)
+        if watermark.offset < known[1] and self._chains[shard].generation == known[0]:
+            raise Rebuilding("the store has lost writes")
+        return watermark, changed
 
     def tick(self) -> None:
         """Once a second: ask for partitions of which nothing is heard."""

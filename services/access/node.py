@@ -9,6 +9,8 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Final
 
+from holdfast import tls
+from holdfast.bus import backlog
 from holdfast.errors import Reject, Retry, Stop
 from holdfast.log.port import WINDOW_MS, Change
 from holdfast.membership.port import Node
@@ -74,13 +76,13 @@ class AccessNode:
 
         # Ticks are short enough for the shortest time that is set.
         shortest = min(access.heartbeat, access.handshake, access.aside, access.request_deadline)
-        self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick)
+        self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick, self.metrics)
         self.heartbeat_ticks = self.wheel.ticks(access.heartbeat)
         self.admission = Admission(self)
         self.inflow = Inflow(self.metrics)
         self.roster = Roster(self)
         self.links = Links(self)
-        self.reader = Reader(parts.log, self.clock, self.links)
+        self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
         self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
         self.routes = Routes(
             parts.log,
@@ -106,6 +108,8 @@ class AccessNode:
         )
         self.groups = Groups(self)
         self.subscribes = Subscribes(self)
+        queue = (parts.bus, parts.settings.kafka, self.clock, self.metrics)
+        self.inbound, self.outbound = backlog.of_inbound(*queue), backlog.of_outbound(*queue)
         self.produce = Produce(
             parts.bus,
             self.clock,
@@ -128,6 +132,7 @@ class AccessNode:
             on_lost=lambda _: None,
             clock=self.clock,
         )
+        self._trust = tls.access_server(access)
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
@@ -147,6 +152,8 @@ class AccessNode:
         if not self.roster.can_verify:
             raise Stop("auth.secrets and auth.key_files are empty: no client could connect")
         await self.produce.start(self.settings.kafka.deadline)
+        self.inbound.start()
+        self.outbound.start()
         await self.link_server.start()
         delay = 0.1
         while True:
@@ -159,6 +166,7 @@ class AccessNode:
                 delay = min(delay * 2, 5.0)
         self.wheel.start()
         process = self.settings.process
+        secure = self._trust.context if self._trust is not None else None
         for listener in listeners(self.settings):
             try:
                 self._servers[listener.name] = await self.parts.network.listen(
@@ -166,6 +174,7 @@ class AccessNode:
                     process.host,
                     listener.port,
                     reuse_port=process.workers > 1,
+                    ssl=secure,
                 )
             except OSError as error:
                 raise Stop(
@@ -179,6 +188,8 @@ class AccessNode:
         await self.drain()
         self.produce.tick()
         await self.produce.close()
+        await self.inbound.stop()
+        await self.outbound.stop()
         self.wheel.stop()
         await self.beat.stop()
         self.link_server.close()
@@ -248,12 +259,13 @@ class AccessNode:
         if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
             host = "127.0.0.1"
         endpoints = {}
+        s = "s" if self._trust is not None else ""
         for name, server in self._servers.items():
             if name == "websocket":
-                built = f"ws://{host}:{server.port}{access.websocket_path}"
+                built = f"ws{s}://{host}:{server.port}{access.websocket_path}"
                 endpoints[name] = access.endpoint_websocket or built
             else:
-                endpoints[name] = access.endpoint_tcp or f"tcp://{host}:{server.port}"
+                endpoints[name] = access.endpoint_tcp or f"tcp{s}://{host}:{server.port}"
         await self.parts.directory.join(
             Node(
                 name=self.name,

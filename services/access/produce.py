@@ -16,6 +16,7 @@ from holdfast.channel import partition_of
 from holdfast.errors import HoldfastError, Retry
 
 from . import journal
+from .pace import Pace
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 
 MAX_CURSORS: Final = 10_000
 """Cursors that wait for their second, at most; the oldest goes out early."""
+
+EVENTS_SECONDS: Final = 0.02
+"""How long a session's event may wait for others in a storm. In one of connects, requests to Kafka for what
+each turn of the loop brought were a third of an accept's cost, here and there."""
+
+EVENTS: Final = 256
+"""Events that wait, at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +68,8 @@ class Produce:
         self._last: dict[int, asyncio.Future[int]] = {}
         self._events: dict[str, tuple[records.SessionEvent, object]] = {}
         self._again: dict[str, tuple[records.SessionEvent, object]] = {}
+        self._held: list[tuple[records.SessionEvent, object]] = []
+        self._pace = Pace(clock, EVENTS_SECONDS, self._release)
         self._cursors: collections.OrderedDict[tuple[str, str, str], records.Cursor] = (
             collections.OrderedDict()
         )
@@ -72,6 +82,7 @@ class Produce:
 
     async def close(self) -> None:
         """Wait for what is pending."""
+        self._pace.now()
         if self._producer is not None:
             await self._producer.close()
 
@@ -79,6 +90,8 @@ class Produce:
 
     def send(self, driver: Driver, session: Session, frame: Send, *, granted: bool) -> None:
         """Put a send into the queue. Raises Retry when the producer is full."""
+        if self._held:
+            self._pace.now()  # what comes after an event stays behind it
         message = records.message_id(session.user, session.client, frame.n)
         record = records.Send(
             user=session.user,
@@ -115,6 +128,8 @@ class Produce:
 
     def request(self, driver: Driver, session: Session, frame: Request, deadline: float) -> None:
         """Put a request into the queue; it fails at `deadline` (monotonic). Raises Retry when it is full."""
+        if self._held:
+            self._pace.now()  # what comes after an event stays behind it
         self._requests += 1
         now = self._clock.now_ms()
         record = records.Request(
@@ -174,7 +189,18 @@ class Produce:
             self._clock.now_ms(), reason,
         )  # fmt: skip
         self._events[record.id] = (record, done)
-        self._emit(record, done)
+        self._held.append((record, done))
+        if len(self._held) >= EVENTS:
+            self._pace.now()
+        else:
+            self._pace.ask()
+
+    def _release(self) -> int:
+        """Put the events that wait into the queue; return how many."""
+        held, self._held = self._held, []
+        for record, done in held:
+            self._emit(record, done)
+        return len(held)
 
     def _emit(self, record: records.SessionEvent, done: object) -> None:
         if record.kind == "disconnect" and f"{record.session}/connect" in self._again:
@@ -253,6 +279,7 @@ class Produce:
         cursors, self._cursors = self._cursors, collections.OrderedDict()
         for cursor in cursors.values():
             self._store(cursor)
+        self._pace.now()
         again, self._again = self._again, {}
         for record, done in again.values():
             self._emit(record, done)

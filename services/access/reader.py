@@ -7,13 +7,15 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 from holdfast.log.port import Rebuilding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from holdfast.clock import Clock
     from holdfast.log.port import Log, Query, View
+    from holdfast.observe.metrics import Metrics
 
     from .links import Links
 
@@ -34,10 +36,11 @@ class Reader:
     will be rebuilt. It is told where the store stood in each answer.
     """
 
-    def __init__(self, log: Log, clock: Clock, links: Links) -> None:
+    def __init__(self, log: Log, clock: Clock, links: Links, metrics: Metrics) -> None:
         self._log = log
+        self._failures = Failures("reads", clock, metrics)
         self._links = links
-        self._clock = clock
+        self.clock = clock
         self._waiting: list[list[tuple[Query, Callable[[View], None]]]] = [[] for _ in range(log.partitions)]
         self._running = [False] * log.partitions
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,7 +56,7 @@ class Reader:
 
     def later(self, call: Callable[[], None]) -> None:
         """Make a call that reads again what was read from a store that is behind."""
-        self._clock.call_later(FIRST_DELAY, call)
+        self.clock.call_later(FIRST_DELAY, call)
 
     def stop(self) -> None:
         """Read no more."""
@@ -61,24 +64,37 @@ class Reader:
             task.cancel()
 
     async def _run(self, shard: int) -> None:
-        delay = FIRST_DELAY
+        delay, most = FIRST_DELAY, MAX_QUERIES
         try:
             while waiting := self._waiting[shard]:
-                batch, self._waiting[shard] = waiting[:MAX_QUERIES], waiting[MAX_QUERIES:]
-                generation, position = self._links.position(shard)
+                batch, self._waiting[shard] = waiting[:most], waiting[most:]
                 try:
-                    views = await self._log.read(shard, [query for query, _ in batch])
-                    if views[0].generation == generation and views[0].position < position:
-                        raise Rebuilding("the store has lost writes")
+                    views = await self._read(shard, [query for query, _ in batch])
                 except Retry as error:
                     _log.debug("a read failed: %s", error, extra={"shard": shard})
                     self._waiting[shard] = batch + self._waiting[shard]
-                    await self._clock.sleep(error.after or delay)
+                    await self.clock.sleep(error.after or delay)
                     delay = min(delay * 2, LONGEST_DELAY)
                     continue
-                delay = FIRST_DELAY
+                except Exception:  # noqa: BLE001 - counted; one by one and last, if it is a query that does it
+                    self._waiting[shard] += batch
+                    most = 1
+                    await self._failures.pause()
+                    continue
+                self._failures.passed()
+                delay, most = FIRST_DELAY, min(most * 2, MAX_QUERIES)
                 self._links.was_read(shard, views[0].generation, views[0].position)
                 for (_, call), view in zip(batch, views, strict=True):
-                    call(view)
+                    try:
+                        call(view)
+                    except Exception:  # noqa: BLE001 - counted; those after it wait for their answers too
+                        self._failures.note()
         finally:
             self._running[shard] = False
+
+    async def _read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
+        generation, position = self._links.position(shard)
+        views = await self._log.read(shard, queries)
+        if views[0].generation == generation and views[0].position < position:
+            raise Rebuilding("the store has lost writes")
+        return views

@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 from holdfast.protocol.connection import Event
 
 if TYPE_CHECKING:
@@ -43,11 +44,14 @@ async def renew(node: AccessNode) -> None:
     node.incarnation = node.produce.incarnation = new_incarnation(node.name)
     node.routes.renew(node.incarnation)
     node.link_server.renew(node.incarnation)
+    failures = Failures("renewal", node.clock, node.metrics)
     while not node.draining:
         try:
             await node.announce()
         except Retry as error:
             _log.warning("the new incarnation is not known yet: %s", error)
             await node.clock.sleep(RETRY_SECONDS)
+        except Exception:  # noqa: BLE001 - counted; nobody finds this node before others know it
+            await failures.pause()
         else:
             return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import secrets
 import sys
 from typing import TYPE_CHECKING, Final
 
 from holdfast.auth import Verifier
 from holdfast.errors import Reject
+from holdfast.ids import random_id
 from holdfast.log.port import Change
 from holdfast.protocol.connection import Event
 
@@ -63,7 +63,7 @@ class Roster:
         policy_of(self._node.policies, inbox)
         if len(self._leaving) >= MAX_LEAVING:
             raise Reject("overloaded", "too many sessions have ended and could not be recorded; come back")
-        identity = secrets.token_urlsafe(12)
+        identity = random_id()
         device = sys.intern((claims.device or frame.device)[:200])
         seat = self._devices.seat(device)
         if seat or frame.client:

@@ -1,9 +1,9 @@
 """Routes and sessions, written to the log in numbered micro-batches: one update in flight per shard.
 
-Everything that arrives while an update is in flight goes into the next one, so a storm of connects costs a
-few hundred round trips. A change replaces an earlier one of the same thing that was not sent yet, so what
-waits is bounded by what this node holds. Whoever needs a change recorded before it goes on (inv 5) leaves a
-call with it.
+Everything that arrives while an update is in flight goes into the next one, and a crowd's changes go out in
+rounds, those of all shards in one write, so a storm of connects costs a few hundred round trips. A change
+replaces an earlier one of the same thing that was not sent yet, so what waits is bounded by what this node
+holds. Whoever needs a change recorded before it goes on (inv 5) leaves a call with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 from holdfast.log.port import FENCED, Change, NodeUpdate
+
+from .pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 
 MAX_CHANGES: Final = 1000
 """Changes in one update, at most (but for one that writes everything again)."""
+
+ROUND_SECONDS: Final = 0.01
+"""Between two rounds of updates in a storm. Without it an update was for one or two connections: Redis had
+answered before the next ones came."""
 
 FIRST_DELAY: Final = 0.05
 LONGEST_DELAY: Final = 1.0
@@ -62,12 +69,15 @@ class Routes:
         self._log = log
         self._clock = clock
         self._metrics = metrics
+        self._failures = Failures("routes", clock, metrics)
         self._incarnation = incarnation
         self._everything = everything
         self._on_rewritten = on_rewritten
         self._on_fenced = on_fenced
         self._shards = [Shard() for _ in range(log.partitions)]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._woken: list[tuple[int, Shard]] = []
+        self._pace = Pace(clock, ROUND_SECONDS, self._round)
 
     def change(self, shard: int, change: Change, call: Callable[[], None] | None = None) -> None:
         """Put a change into the shard's next update; `call` is made once it is recorded."""
@@ -112,23 +122,35 @@ class Routes:
 
     def stop(self) -> None:
         """Write no more."""
+        self._pace.stop()
         for task in self._tasks:
             task.cancel()
 
     def _wake(self, shard: int, state: Shard) -> None:
         if not state.running:
             state.running = True
-            # The task begins on the loop's next turn: what else this turn brings goes into the same update.
+            self._woken.append((shard, state))
+            self._pace.ask()
+
+    def _round(self) -> int:
+        """Begin an update of every shard that has something to write; return the number of changes."""
+        woken, self._woken = self._woken, []
+        for shard, state in woken:
             task = asyncio.get_running_loop().create_task(self._run(shard, state))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        return sum(len(state.changes) for _, state in woken)
 
     async def _run(self, shard: int, state: Shard) -> None:
         try:
-            while state.changes or state.calls or state.whole:
-                await self._update(shard, state)
+            await self._update(shard, state)
+        except Exception:  # noqa: BLE001 - counted; all that this node holds is written again
+            state.whole = True
+            await self._failures.pause()
         finally:
             state.running = False
+        if state.changes or state.calls or state.whole:
+            self._wake(shard, state)
 
     async def _update(self, shard: int, state: Shard) -> None:
         whole, calls = state.whole, state.calls
@@ -139,28 +161,28 @@ class Routes:
             keys = list(state.changes)[:MAX_CHANGES]
             changes = {key: state.changes.pop(key) for key in keys}
             calls = []
-        number = state.number + 1
-        listed = tuple(self._everything(shard)) if whole else tuple(changes.values())
-        self._metrics.access_update_changes.observe(len(listed))
-        update = NodeUpdate(self._incarnation, number, listed, whole)
-        reached = await self._write(shard, state, update)
-        if reached == FENCED or update.incarnation != self._incarnation:
-            # This incarnation is dead: what is wanted is written by the next one.
-            state.calls = calls + state.calls
-            self._on_fenced(update.incarnation)
-            await self._clock.sleep(FIRST_DELAY)
-            return
-        if reached >= number:
-            state.number = number
-            if whole:
-                state.whole = False
-                self._on_rewritten(shard)
-            for call in calls:
-                call()
-            return
-        # It forgot. What was taken out above is part of everything, which is written next.
-        state.calls = calls + state.calls
-        self.forgot(shard, number, 0)
+        left, number = iter(calls), state.number + 1
+        try:
+            listed = tuple(self._everything(shard)) if whole else tuple(changes.values())
+            self._metrics.access_update_changes.observe(len(listed))
+            update = NodeUpdate(self._incarnation, number, listed, whole)
+            reached = await self._write(shard, state, update)
+            if reached == FENCED or update.incarnation != self._incarnation:
+                # This incarnation is dead: what is wanted is written by the next one.
+                self._on_fenced(update.incarnation)
+                await self._clock.sleep(FIRST_DELAY)
+            elif reached >= number:
+                state.number = number
+                if whole:
+                    state.whole = False
+                    self._on_rewritten(shard)
+                for call in left:
+                    call()
+            else:
+                # It forgot. What was taken out above is part of everything, which is written next.
+                self.forgot(shard, number, 0)
+        finally:
+            state.calls = [*left, *state.calls]
 
     async def _write(self, shard: int, state: Shard, update: NodeUpdate) -> int:
         delay = FIRST_DELAY
@@ -173,6 +195,10 @@ class Routes:
                     _log.warning("routes cannot be written: %s", error, extra={"shard": shard})
                 await self._clock.sleep(error.after or delay)
                 delay = min(delay * 2, LONGEST_DELAY)
+            except Exception:  # noqa: BLE001 - counted; it may be written, so nothing else may have its number
+                state.failing_since = state.failing_since or self._clock.monotonic()
+                await self._failures.pause()
             else:
                 state.failing_since = None
+                self._failures.passed()
                 return number

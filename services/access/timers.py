@@ -9,16 +9,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from holdfast.failures import Failures
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.clock import Clock, Timer
+    from holdfast.observe.metrics import Metrics
 
 NEVER: Final = 0
 SLICE_SECONDS: Final = 0.002
 STOPPED_SECONDS: Final = 2.0
 """Time between two turns above which it does not count: this process stood still, and what clients wrote
 meanwhile waits to be read. Without this the first thing they would hear is that they were silent, or late."""
+
+AGAIN_SECONDS: Final = 5.0
+"""After this time who could not be checked is checked again."""
 
 _LOOK: Final = 32
 
@@ -35,11 +41,14 @@ class Timed(Protocol):
 class TimerWheel:
     """Counts ticks of `every` seconds; `tick` is the present one, shared by all as their time stamp."""
 
-    def __init__(self, clock: Clock, every: float, on_tick: Callable[[], object]) -> None:
+    def __init__(
+        self, clock: Clock, every: float, on_tick: Callable[[], object], metrics: Metrics | None = None
+    ) -> None:
         self.tick = 1
         self.every = every
         self._clock = clock
         self._on_tick = on_tick
+        self._failures = Failures("timers", clock, metrics)
         self._began = clock.monotonic()
         self._buckets: dict[int, list[Timed]] = {}
         self._rest: list[Timed] = []
@@ -81,8 +90,11 @@ class TimerWheel:
                 if timed.due == self.tick:
                     timed.due = NEVER
                     self._rest.append(timed)
-        self._on_tick()
         self._timer = self._clock.call_later(self.every, self._turn)
+        try:
+            self._on_tick()
+        except Exception:  # noqa: BLE001 - counted; the wheel turns on for everybody
+            self._failures.note()
         self._slice()
 
     def _slice(self) -> None:
@@ -92,7 +104,11 @@ class TimerWheel:
         count = 0
         while rest:
             timed = rest.pop()
-            tick = timed.check(self.tick)
+            try:
+                tick = timed.check(self.tick)
+            except Exception:  # noqa: BLE001 - counted; it is looked at again, and so are all others
+                self._failures.note()
+                tick = self.tick + self.ticks(AGAIN_SECONDS)
             if tick != NEVER:
                 self.put(timed, tick)
             count += 1

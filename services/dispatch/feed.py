@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.bus.port import OffsetLost
 from holdfast.errors import Retry
+from holdfast.failures import forever
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +116,9 @@ class Feed:
         self._consumer.assign(dict.fromkeys(range(partitions), 0))
         for partition in range(partitions):
             self._consumer.pause(partition)
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(
+            forever("feed", self._fetch, self._clock, self._metrics)
+        )
 
     async def stop(self) -> None:
         """Fetch no more."""
@@ -167,7 +170,7 @@ class Feed:
         return batch
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
-        """Store how far partitions are applied, for lag metrics only. Raises Retry."""
+        """Store how far partitions are applied, for who looks at the backlog. Raises Retry."""
         open_now = {p: offset for p, offset in offsets.items() if p in self._queues}
         if open_now:
             await self._consumer.commit(open_now)
@@ -181,30 +184,35 @@ class Feed:
             self._metrics.dispatch_queue_full.inc()
             self._consumer.pause(queue.partition)
 
-    async def _run(self) -> None:
-        while True:
-            await self._some.wait()
-            self._moved.clear()
-            try:
-                fetched = await self._consumer.fetch(self._at_once, FETCH_SECONDS)
-            except OffsetLost as lost:
-                queue = self._queues.get(lost.partition)
-                if queue is not None and lost.partition not in self._moved:
-                    self.seek(queue, queue.on_lost(lost))
-                else:
-                    await self._clock.sleep(RETRY_SECONDS)
-                continue
-            except Retry as error:
-                _log.warning("fetching failed: %s", error)
+    async def _fetch(self) -> None:
+        await self._some.wait()
+        self._moved.clear()
+        try:
+            fetched = await self._consumer.fetch(self._at_once, FETCH_SECONDS)
+            self._put(fetched)
+        except OffsetLost as lost:
+            queue = self._queues.get(lost.partition)
+            if queue is not None and lost.partition not in self._moved:
+                self.seek(queue, queue.on_lost(lost))
+            else:
                 await self._clock.sleep(RETRY_SECONDS)
+        except Retry as error:
+            _log.warning("fetching failed: %s", error)
+            await self._clock.sleep(RETRY_SECONDS)
+        except Exception:
+            # What this fetch brought may be in queues in part: it is fetched again from there on.
+            for queue in self._queues.values():
+                self._consumer.seek(queue.partition, queue.next)
+            raise
+
+    def _put(self, fetched: Mapping[int, Sequence[Record]]) -> None:
+        for partition, records in fetched.items():
+            queue = self._queues.get(partition)
+            if queue is None or not records:
                 continue
-            for partition, records in fetched.items():
-                queue = self._queues.get(partition)
-                if queue is None or not records:
-                    continue
-                if partition in self._moved:
-                    # The position moved while this fetch was on its way: it may be from before.
-                    self._consumer.seek(partition, queue.next)
-                    continue
-                queue.put(records)
-                self._flow(queue)
+            if partition in self._moved:
+                # The position moved while this fetch was on its way: it may be from before.
+                self._consumer.seek(partition, queue.next)
+                continue
+            queue.put(records)
+            self._flow(queue)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from holdfast.errors import Retry
+from holdfast.failures import forever
 from holdfast.membership.port import Node
 
 from .feed import Feed
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Consumer, Producer
     from holdfast.parts import Parts
 
-COMMIT_SECONDS: Final = 5.0
+COMMIT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.5
 
 T = TypeVar("T")
@@ -71,7 +72,10 @@ class DispatchNode:
         self._serving = True
         self._changed.set()
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._follow()), loop.create_task(self._commit())]
+        self._tasks = [
+            loop.create_task(forever(name, step, parts.clock, parts.metrics))
+            for name, step in (("ownership", self._follow), ("lag", self._commit))
+        ]
         self._sweeper = Sweeper(parts, self.incarnation, self._producer, self._served)
         await self._sweeper.start()
 
@@ -128,9 +132,9 @@ class DispatchNode:
     # ownership
 
     async def _follow(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
+        await self._changed.wait()
+        self._changed.clear()
+        try:
             self._links.follow()
             names = {node.name for node in self._parts.directory.nodes("dispatch") if not node.draining}
             wanted = owned(self.name, names | {self.name}, self._parts.bus.partitions)
@@ -138,6 +142,9 @@ class DispatchNode:
                 self._give_up(number)
             for number in sorted(wanted - self._partitions.keys() - self._leaving.keys()):
                 self._take_up(number)
+        except BaseException:
+            self._changed.set()  # whatever came of it, it is to be looked at again
+            raise
 
     def _take_up(self, number: int) -> None:
         assert self._feed is not None
@@ -163,29 +170,28 @@ class DispatchNode:
         # It may have become this process's own again meanwhile.
         self._changed.set()
 
-    # lag, for those who watch
+    # lag, for those who watch, and for those who refuse what would only be more of it
 
     async def _commit(self) -> None:
         assert self._feed is not None
         lag = self._parts.metrics.dispatch_lag
-        while True:
-            await self._parts.clock.sleep(COMMIT_SECONDS)
-            metrics = self._parts.metrics
-            metrics.dispatch_link_bytes.set(self._links.waiting())
-            metrics.dispatch_queued.set(self._feed.queued())
-            offsets = {p.number: p.carried.offset + 1 for p in self._partitions.values() if p.serving}
-            if not offsets:
-                lag.clear()
-                continue
-            try:
-                await self._feed.commit(offsets)
-                ends = await self._parts.bus.ends("outbound")
-            except Retry as error:
-                _log.warning("offsets are not committed: %s", error)
-                continue
-            lag.clear()  # of what others own by now, too
-            for number, offset in offsets.items():
-                lag.labels(str(number)).set(max(0, ends[number][1] - max(offset, ends[number][0])))
+        await self._parts.clock.sleep(COMMIT_SECONDS)
+        metrics = self._parts.metrics
+        metrics.dispatch_link_bytes.set(self._links.waiting())
+        metrics.dispatch_queued.set(self._feed.queued())
+        offsets = {p.number: p.carried.offset + 1 for p in self._partitions.values() if p.serving}
+        if not offsets:
+            lag.clear()
+            return
+        try:
+            await self._feed.commit(offsets)
+            ends = await self._parts.bus.ends("outbound")
+        except Retry as error:
+            _log.warning("offsets are not committed: %s", error)
+            return
+        lag.clear()  # of what others own by now, too
+        for number, offset in offsets.items():
+            lag.labels(str(number)).set(max(0, ends[number][1] - max(offset, ends[number][0])))
 
     async def _until_done(self, call: Callable[[], Awaitable[T]]) -> T:
         while True:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.clock import within
 from holdfast.errors import Retry, Stop
+from holdfast.failures import Failures
 from holdfast.log.port import NEW, Batch, Status, Watermark
 from holdfast.records import checksum, encode
 
@@ -82,6 +83,7 @@ class Partition:
         self._shards = parts.log
         self._bus = parts.bus
         self._metrics = parts.metrics
+        self._failures = Failures("partition", parts.clock, parts.metrics)
         self._tracing = parts.tracing
         self._owner = owner
         self._feed = feed
@@ -146,9 +148,9 @@ class Partition:
                 self.refusal = str(stop)
                 _log.error("partition %d: %s", self.number, stop)
                 await self._clock.sleep(self._settings.takeover)
-            except Exception:  # noqa: BLE001 - logged, and the partition starts over
+            except Exception:  # noqa: BLE001 - counted, and the partition starts over
                 # Whatever it was, it must not take the other partitions with it.
-                _log.exception("partition %d failed, starting over", self.number)
+                self._failures.note()
                 self._metrics.dispatch_claims.labels("failed").inc()
                 await self._clock.sleep(self._settings.idle)
 
@@ -168,6 +170,7 @@ class Partition:
             self._saver,
             self._clock,
             self._random,
+            self._metrics,
             on_removed=self._metrics.dispatch_state_removed.inc,
         )
         tidying = asyncio.get_running_loop().create_task(tidy.run())
@@ -205,7 +208,7 @@ class Partition:
             self._known = begun.until  # which replies were pushed is not known: to nobody they come twice
         self._told_upto = self.carried.offset
         self._held_until = begun.at + self._settings.takeover / 2
-        self._saver = Saver(self._producer, self._clock, state.saved, held=self._holds)
+        self._saver = Saver(self._producer, self._clock, state.saved, held=self._holds, metrics=self._metrics)
         self._limit = self._settings.fetch
         self._lost_offset = ""
         self._replays(begun.until)

@@ -14,12 +14,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from holdfast.errors import Reject, Retry
+from holdfast.failures import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from holdfast.bus.port import Producer, Topic
     from holdfast.clock import Clock
+    from holdfast.observe.metrics import Metrics
 
 BOUND: Final = 5000
 """Writes that may wait, at most: above it the partition applies nothing until they are durable."""
@@ -50,9 +52,16 @@ class Saver:
     """
 
     def __init__(
-        self, producer: Producer, clock: Clock, saved: int, *, held: Callable[[], bool] = lambda: True
+        self,
+        producer: Producer,
+        clock: Clock,
+        saved: int,
+        *,
+        held: Callable[[], bool] = lambda: True,
+        metrics: Metrics | None = None,
     ) -> None:
         self.saved = saved
+        self._failures = Failures("state", clock, metrics)
         self._held = held
         self._producer = producer
         self._clock = clock
@@ -126,8 +135,13 @@ class Saver:
         delay = BACKOFF
         while True:
             if self._held():
-                failed = await self._try(writes)
+                try:
+                    failed = await self._try(writes)
+                except Exception:  # noqa: BLE001 - counted; what is not durable keeps `saved` where it is
+                    await self._failures.pause()
+                    continue
                 if failed is None:
+                    self._failures.passed()
                     return
                 _log.warning("state records are not durable yet: %s", failed)
             await self._clock.sleep(delay)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
+from holdfast.failures import Failures, forever
 from holdfast.log.liveness import Liveness
 from holdfast.log.port import TOMBSTONE_SECONDS
 from holdfast.records import SessionEvent, StateRecord, encode
@@ -53,6 +54,7 @@ class Sweeper:
         self._log = parts.log
         self._clock = parts.clock
         self._metrics = parts.metrics
+        self._failures = Failures("sweeper", parts.clock, parts.metrics)
         self._partitions = parts.bus.partitions
         self._owner = owner
         self._producer = producer
@@ -65,7 +67,9 @@ class Sweeper:
     async def start(self) -> None:
         """Begin to look."""
         await self._liveness.start()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(
+            forever("sweeper", self._look, self._clock, self._metrics)
+        )
 
     async def stop(self) -> None:
         """Sweep no more: what is left is found by whoever serves the shards next."""
@@ -75,13 +79,12 @@ class Sweeper:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._liveness.stop()
 
-    async def _run(self) -> None:
-        while True:
-            await self._clock.sleep(EVERY)
-            for shard in sorted(self._serving()):
-                # A shard that hangs delays no other one's sweep.
-                if shard not in self._sweeping and self._due(shard):
-                    self._sweeping[shard] = asyncio.get_running_loop().create_task(self._shard(shard))
+    async def _look(self) -> None:
+        await self._clock.sleep(EVERY)
+        for shard in sorted(self._serving()):
+            # A shard that hangs delays no other one's sweep.
+            if shard not in self._sweeping and self._due(shard):
+                self._sweeping[shard] = asyncio.get_running_loop().create_task(self._shard(shard))
 
     def _due(self, shard: int) -> bool:
         tidied = self._tidied.setdefault(shard, self._clock.monotonic())
@@ -97,8 +100,8 @@ class Sweeper:
                 self._tidied[shard] = self._clock.monotonic()
         except Retry as error:
             _log.warning("sweeping shard %d waits: %s", shard, error)
-        except Exception:  # noqa: BLE001 - logged, and begun again: it must not take the other shards with it
-            _log.exception("sweeping shard %d failed", shard)
+        except Exception:  # noqa: BLE001 - counted, and begun again: it must not take the other shards with it
+            self._failures.note()
         finally:
             self._sweeping.pop(shard, None)
 

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 from holdfast.records import StateRecord
 
 from .rebuild import fact_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from holdfast.clock import Clock
+    from holdfast.observe.metrics import Metrics
 
     from .rebuild import Rebuild
     from .saver import Saver
@@ -49,6 +51,7 @@ class Tidy:
         saver: Saver,
         clock: Clock,
         random: Random,
+        metrics: Metrics,
         *,
         on_removed: Callable[[int], object],
     ) -> None:
@@ -56,6 +59,7 @@ class Tidy:
         self._saver = saver
         self._clock = clock
         self._random = random
+        self._failures = Failures("tidy", clock, metrics)
         self._on_removed = on_removed
 
     async def run(self) -> None:
@@ -66,6 +70,8 @@ class Tidy:
                 await self.look()
             except Retry as error:
                 _log.warning("the state topic is not tidied: %s", error)
+            except Exception:  # noqa: BLE001 - counted; the next look may do better
+                self._failures.note()
             await self._clock.sleep(PERIOD)
 
     async def look(self) -> None:

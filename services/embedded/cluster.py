@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from holdfast.bus.memory import MemoryBroker, MemoryBus
+from holdfast.bus.memory_broker import KEEP
 from holdfast.clock import Clock, SystemClock
 from holdfast.log.memory import MemoryLog, MemoryStore
 from holdfast.membership.memory import MemoryDirectory, MemoryRegistry
@@ -66,7 +67,7 @@ class Embedded:
         routes: Callable[[web.Application], None] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings = _within_memory(settings)
         self.app = app
         self.clock: Clock = clock or SystemClock()
         self.network: Network = network or TcpNetwork()
@@ -162,6 +163,17 @@ class Embedded:
         """Return the access nodes, by name."""
         found = [node for node in self.registry.nodes.values() if node.role == "access"]
         return sorted(found, key=lambda node: node.name)
+
+
+def _within_memory(settings: Settings) -> Settings:
+    """Return settings whose bounds of backlogs are reached before memory lets go of what was acknowledged."""
+    kafka, most = settings.kafka, KEEP * 2 // 5
+    kafka = msgspec.structs.replace(
+        kafka,
+        inbound_backlog=min(kafka.inbound_backlog, most),
+        outbound_backlog=min(kafka.outbound_backlog, most),
+    )
+    return msgspec.structs.replace(settings, kafka=kafka)
 
 
 def ready_settings(settings: Settings, *, secret: str, **sections: dict[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from holdfast.errors import Drop, Reject, Retry
+from holdfast.failures import Failures
 from holdfast.records import Request, Send, SessionEvent, dead_headers, decode_inbound
 
 from . import emit, journal
@@ -19,6 +20,7 @@ from .gate import REASONS
 from .invoke import TimeUp, limited, prepare
 from .outbox import Withheld
 from .partition import Item, Lane
+from .traces import follow
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Record
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
-    from holdfast.observe.tracing import Span, Step, Tracing
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.records import Inbound, Outbound
     from holdfast.settings import Settings
 
@@ -53,6 +55,9 @@ class Runner:
     A sender with nothing to wait for costs no task: its message without a handler is passed on as it is
     taken. Otherwise the sender has a lane, and at most `logic.concurrency` tasks work through the lanes that
     are ready. A lane that waits for its next attempt occupies none of them.
+
+    `broken`: something failed that is neither a handler's nor an output's matter; what is in hand is to be
+    handled again.
     """
 
     def __init__(
@@ -75,6 +80,8 @@ class Runner:
         self._logic = settings.logic
         self._refusal_ms = int(settings.access.request_deadline * 1000)
         self._metrics = metrics
+        self._failures = Failures("handlers", clock, metrics)
+        self.broken = False
         self._tracing = tracing
         self._journal = journal.wanted()
         self._ready: deque[Lane] = deque()
@@ -161,6 +168,9 @@ class Runner:
                 attempt += 1
                 await self._clock.sleep(self._backoff(attempt, error.after))
                 continue
+            except Exception:  # noqa: BLE001 - counted; who waits for it must not wait for ever
+                await self._failures.pause()
+                continue
             break
         else:
             return
@@ -176,7 +186,7 @@ class Runner:
     def _pass(self, item: Item, what: Inbound) -> None:
         """Put out what needs no handler: the message as it is, or its refusal."""
         kind = "send" if isinstance(what, Send) else "request"
-        span = self._follow(item, what, "logic pass") if item.record.headers else None
+        span = follow(self._tracing, item, "logic pass") if item.record.headers else None
         if isinstance(what, Send) and not item.verdict:
             try:
                 item.outputs = (self._outbox.put(emit.passed(what), span),)
@@ -199,20 +209,6 @@ class Runner:
         self, what: Send | Request, code: str, message: str, span: Span | None = None
     ) -> Sequence[asyncio.Future[int]]:
         return [self._outbox.put(refusal, span) for refusal in self._refusal(what, code, message)]
-
-    def _follow(self, item: Item, what: Inbound, step: Step) -> Span | None:
-        """Begin a step of a record that is followed."""
-        if self._tracing is None:
-            return None
-        return self._tracing.of_record(
-            item.record.headers,
-            step,
-            message=emit.cause_of(what),
-            session=what.session,
-            partition=str(item.record.partition),
-            offset=item.record.offset,
-            attempt=item.attempt,
-        )
 
     def _refusal(self, what: Inbound, code: str, message: str) -> Sequence[Outbound]:
         """Return the error for whoever sent this, if anybody did who can wait for it."""
@@ -249,9 +245,16 @@ class Runner:
             self._metrics.logic_crowded.inc()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(self._guarded(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - counted; the worker goes back to what is durable, and handles it again
+            self._failures.note()
+            self.broken = True
 
     async def _work(self) -> None:
         """Handle lanes that are ready until there are none."""
@@ -296,7 +299,7 @@ class Runner:
             return None
         item.attempt += 1
         ctx, incoming = prepare(what, item.handlers[0].decode, self._gate.kinds, self._reader)
-        span = self._follow(item, what, "logic handle") if item.record.headers else None
+        span = follow(self._tracing, item, "logic handle") if item.record.headers else None
         started = self._clock.monotonic()
         outputs: Sequence[Outbound]
         outcome = "handled"

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from holdfast.app import App
 from holdfast.auth import Verifier
+from holdfast.bus.backlog import of_outbound
 from holdfast.errors import Stop
 from holdfast.log.liveness import Liveness
 from holdfast.membership.port import Node
@@ -48,6 +49,7 @@ class Service:
         self._incarnation = f"{name}-{uuid.uuid4().hex[:12]}"
         self._verifier = Verifier(parts.settings.auth)
         self._liveness = Liveness(parts.log, parts.clock, parts.metrics)
+        self._outbound = of_outbound(parts.bus, parts.settings.kafka, parts.clock, parts.metrics)
         self._worker: Worker | None = None
         self._outbox: Outbox | None = None
         self._api: Api | None = None
@@ -79,11 +81,13 @@ class Service:
             reader=reader,
             producer=await parts.bus.producer(deadline=deadline),
             bus=parts.bus,
+            outbound=self._outbound,
             alive=self._liveness.alive,
             verify=self._verifier.verify,
             tracing=parts.tracing,
         )
         self._api = api
+        self._outbound.start()
         await self._listen(api)
         self._outbox = Outbox(await parts.bus.producer(deadline=deadline), parts.bus.partitions)
         runner = Runner(
@@ -100,6 +104,7 @@ class Service:
             parts.bus,
             self._outbox,
             runner,
+            self._outbound,
             clock=parts.clock,
             settings=settings,
             metrics=parts.metrics,
@@ -122,6 +127,7 @@ class Service:
             await self._outbox.close()
         if self._api is not None:
             await self._api.producer.close()
+        await self._outbound.stop()
         await self._liveness.stop()
 
     def problems(self) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.bus.port import OffsetLost
 from holdfast.errors import Retry, Stop
+from holdfast.failures import Failures
 
 from .outbox import Withheld
 from .partition import Partition
@@ -17,6 +18,7 @@ from .recall import recall
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from holdfast.bus.backlog import Backlog
     from holdfast.bus.port import Bus, Consumer, Record
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
@@ -46,7 +48,8 @@ class Worker:
     """One member of the consumer group of logic.
 
     What is in hand is bounded: a partition with `logic.pending` records unfinished is paused, and nothing is
-    fetched while all partitions together hold half of what the producer has room for.
+    fetched while all partitions together hold half of what the producer has room for, or while dispatch is
+    far behind with what was put out.
 
     After any failed output the worker goes back to what is durable, with backoff, and handles everything
     after that again (invariant 12): handler outputs are numbered, so they appear once all the same.
@@ -57,6 +60,7 @@ class Worker:
         bus: Bus,
         outbox: Outbox,
         runner: Runner,
+        outbound: Backlog,
         *,
         clock: Clock,
         settings: Settings,
@@ -65,6 +69,8 @@ class Worker:
         self._bus = bus
         self._outbox = outbox
         self._runner = runner
+        self._outbound = outbound
+        self._waiting = False
         self._clock = clock
         self._settings = settings
         self._metrics = metrics
@@ -74,6 +80,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._failures = 0
+        self._unexpected = Failures("consumer", clock, metrics)
         self._committed_at = 0.0
         self.problem = ""
 
@@ -106,10 +113,12 @@ class Worker:
     # the loop
 
     async def _run(self, consumer: Consumer) -> None:
+        again = False
         while not self._stopping:
             try:
-                if self._outbox.failed():
+                if again or self._runner.broken or self._outbox.failed():
                     await self._again(consumer)
+                    again = False
                 await self._turn(consumer)
             except Withheld:
                 continue
@@ -127,10 +136,12 @@ class Worker:
                 _log.error("logic cannot go on: %s", stop)
                 self.problem = str(stop)
                 return
-            except Exception:  # noqa: BLE001 - whatever it was, the worker must go on with what is durable
-                _log.exception("the consumer failed; going back to what was committed")
+            except Exception:  # noqa: BLE001 - counted; the worker must go on with what is durable
                 self.problem = "the consumer failed, see the log"
-                await self._again(consumer)
+                again = True
+                await self._unexpected.pause()
+            else:
+                self._unexpected.passed()
 
     async def _turn(self, consumer: Consumer) -> None:
         held = self._hold_back(consumer)
@@ -169,15 +180,22 @@ class Worker:
         return sum(len(part.items) for part in self._parts.values())
 
     def _hold_back(self, consumer: Consumer) -> bool:
-        """Pause partitions that have too much unfinished, resume those that have half of it."""
+        """Pause partitions that have too much unfinished, resume those that have half of it.
+
+        All of them are paused while dispatch is far behind: what handlers put out would only be more for it.
+        """
         bound = self._settings.logic.pending
-        held = False
+        held, far = False, self._outbound.far
+        if far and not self._waiting:
+            self._metrics.logic_backlog_waits.inc()
+        self._waiting = far
         for part in self._parts.values():
-            if not part.paused and len(part.items) >= bound:
+            if not part.paused and (far or len(part.items) >= bound):
                 consumer.pause(part.number)
                 part.paused = True
-                self._metrics.logic_paused.inc()
-            elif part.paused and len(part.items) <= bound // 2:
+                if not far:
+                    self._metrics.logic_paused.inc()
+            elif part.paused and not far and len(part.items) <= bound // 2:
                 consumer.resume(part.number)
                 part.paused = False
             held = held or part.paused
@@ -211,6 +229,7 @@ class Worker:
         _log.warning("an output failed; handling again what is not durable, in %.2f s", delay)
         await self._clock.sleep(delay)
         self._outbox.reset()
+        self._runner.broken = False
 
     def _delay(self) -> float:
         self._failures += 1

@@ -35,6 +35,7 @@ async def test_connected_says_all() -> None:
         assert (info.session, info.node, info.device) == (frame["session"], world.node.incarnation, "web")
         item = await world.append("user:bob")
         assert item.seq == 1
+        await world.clock.settle()
         assert world.events() == [("bob", "connect", "")]
 
 

@@ -12,7 +12,8 @@ from holdfast.clock import ManualClock
 from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
 from holdfast.protocol.frames import Send
-from services.access.produce import Produce
+from holdfast.records import decode_inbound
+from services.access.produce import EVENTS, EVENTS_SECONDS, Produce
 from services.access.sessions import Session
 
 
@@ -23,11 +24,13 @@ class Queue:
 
     def __init__(self) -> None:
         self.written: list[asyncio.Future[int]] = []
+        self.records: list[tuple[Any, ...]] = []
 
     async def producer(self, *, deadline: float) -> Queue:
         return self
 
-    def produce(self, *_: Any) -> asyncio.Future[int]:
+    def produce(self, *record: Any) -> asyncio.Future[int]:
+        self.records.append(record)
         self.written.append(asyncio.get_running_loop().create_future())
         return self.written[-1]
 
@@ -72,3 +75,30 @@ async def test_nothing_goes_past_a_failure_that_its_sender_has_not_heard_of() ->
     assert sender.lost == [1, 2]
     send(1)
     assert len(queue.written) == 3
+
+
+async def test_a_session_s_events_wait_in_a_storm_and_its_sends_stay_behind_them() -> None:
+    """inv 12: what a session sends while its `connect` waits for a storm's next round comes after it."""
+    queue: Any = Queue()
+    clock = ManualClock()
+    produce = Produce(queue, clock, Metrics(), "node", 10.0)
+    await produce.start(10.0)
+    sessions = [Session(f"s{n}", f"u{n}", "c", "", 0, 0.0, 0.0, "", ()) for n in range(EVENTS + 2)]
+
+    def kinds() -> list[str]:
+        return [type(decode_inbound(record[3])).__name__ for record in queue.records]
+
+    for session in sessions[:-2]:
+        produce.event(session, "connect")
+    assert kinds() == ["SessionEvent"] * EVENTS, "more than that do not wait"
+    produce.event(sessions[-2], "connect")
+    await clock.settle()
+    assert len(queue.records) == EVENTS
+    frame = Send(id=1, n=1, to="room:x", type="t", data=msgspec.Raw(b"null"))
+    sender: Any = Sender()
+    produce.send(sender, sessions[-2], frame, granted=False)
+    assert kinds()[EVENTS:] == ["SessionEvent", "Send"]
+    produce.event(sessions[-1], "connect")
+    await clock.advance(EVENTS_SECONDS)
+    assert kinds()[EVENTS:] == ["SessionEvent", "Send", "SessionEvent"]
+    assert produce.unfinished == len(sessions)

@@ -171,8 +171,8 @@ class World:
     async def append_routed(self, channel: str, text: str = "x") -> tuple[MessageItem, bool]:
         """Append a message; return it, and whether the route named the node at that moment."""
         body = records.message_body(id=text, sender=None, type="t", data=json.dumps(text).encode())
-        placed = await self.apply(channel, Op.APPEND, body=body)
         entry = records.log_entry(self.clock.now_ms(), body)
+        placed = await self.apply(channel, Op.APPEND, body=entry)
         item = MessageItem(channel, placed.epoch, placed.seq, entry)
         return item, self.node.incarnation in placed.nodes
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import os
-import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
-import pytest
+
+from deploy.local.process import Unavailable
+from deploy.tools.programs import chromium
+from tests.unavailable import without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -33,23 +32,12 @@ FLAGS = (
 
 
 def find_or_skip() -> str:
-    """Return the browser's path: found, installed if root on Debian, else skip (fail in CI)."""
-    found = _find()
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 600}
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "chromium"]):
-            subprocess.run(command, check=False, **quiet)  # type: ignore[call-overload]
-        found = _find()
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("Chromium is missing, and CI must have it")
-        pytest.skip("Chromium is missing: install it, or set HOLDFAST_TEST_CHROMIUM to its path")
-    return found
-
-
-def _find() -> str | None:
-    named = os.environ.get("HOLDFAST_TEST_CHROMIUM")
-    return named or next((path for name in NAMES if (path := shutil.which(name))), None)
+    """Return the browser's path: found or installed, else skip (fail in CI)."""
+    try:
+        return chromium()
+    except Unavailable as error:
+        why = f"{error.why}; or set HF_LOCAL_CHROMIUM to its path"
+        without(why)
 
 
 class Browser:

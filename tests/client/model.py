@@ -16,7 +16,7 @@ EPOCH = "e1"
 
 
 class ModelServer:
-    """What is sent to it is kept once by (client, n). `fail`, `mute` and `reject` make it misbehave."""
+    """What is sent to it is kept once by (client, n). `fail`, `mute`, `refuse` make it misbehave."""
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.network = network
@@ -30,6 +30,7 @@ class ModelServer:
         self.mute = False
         self.twice = False
         self.deaf = False
+        self.refuse: tuple[str, int] | None = None  # who connects gets this code, and is closed with that one
         self.limits = dict(LIMITS)
         self.heartbeat = 25.0
         self._server: Any = None
@@ -109,6 +110,9 @@ class Line(asyncio.Protocol):
         match frame["t"]:
             case "connect":
                 server.connects.append(frame)
+                if server.refuse is not None:
+                    self.end(*server.refuse, "no")
+                    return
                 self.client = frame["client"]
                 resume = frame.get("resume", {})
                 channels = {name: self.place(name, resume.get(name)) for name in {"user:ann", *resume}}

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.client import Message, OutcomeUnknown, Reject
+from holdfast.client import Closed, Message, OutcomeUnknown, Reject
+from holdfast.protocol.codes import CODES
 from tests.client.world import World
 
 STEP = st.one_of(
@@ -266,6 +267,59 @@ async def test_a_cursor_is_repeated_on_the_next_connection() -> None:
         await world.clock.advance(1.0)
         seqs = [frame["seq"] for frame in world.server.received if frame["t"] == "cursor"]
         assert seqs == [3, 3]
+
+
+async def test_who_gives_up_while_it_comes_back_says_so_last() -> None:
+    """A client that is refused for good, having said that it comes back, tells a last `disconnected`."""
+    async with World() as world:
+        world.watch()
+        await world.client.connect()
+        world.server.refuse = ("unauthorized", CODES["unauthorized"].close or 0)
+        world.server.drop()
+        await world.clock.advance(10.0)
+        ends = [value for name, value in world.events if name == "disconnected"]
+        assert [end.again for end in ends] == [True, False]
+        assert world.events[-1] == ("disconnected", ends[-1]), "nothing comes after it"
+        assert (ends[-1].code, ends[-1].reason) == (CODES["unauthorized"].close, "unauthorized: no")
+        with pytest.raises(Closed, match="unauthorized"):
+            await world.client.send("user:ann", "t", 1)
+
+
+async def test_who_is_refused_at_once_says_so_once() -> None:
+    """A first connect that is refused raises, and tells one `disconnected`; the next connect begins anew."""
+    async with World() as world:
+        world.watch()
+        world.server.refuse = ("unauthorized", CODES["unauthorized"].close or 0)
+        with pytest.raises(Closed, match="unauthorized"):
+            await world.client.connect()
+        await world.clock.settle()
+        assert [value.again for name, value in world.events if name == "disconnected"] == [False]
+        world.server.refuse = None
+        await world.client.connect()
+        world.server.drop()
+        await world.clock.advance(10.0)
+        assert [value.again for name, value in world.events if name == "disconnected"] == [False, True]
+
+
+async def test_who_is_closed_by_its_program_tells_no_end() -> None:
+    """`close` is the program's own doing: no `disconnected` follows it."""
+    async with World() as world:
+        world.watch()
+        await world.client.connect()
+        await world.client.close()
+        await world.clock.settle()
+        assert "disconnected" not in [name for name, _ in world.events]
+
+
+async def test_an_endpoint_that_is_none_does_not_end_the_client(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a drain frame names, the client comes back to the address that it has."""
+    async with World() as world:
+        world.watch()
+        await world.client.connect()
+        world.server.lines[-1].put({"t": "drain", "after": 0.1, "endpoint": "nonsense://[", "reason": "x"})
+        await world.clock.advance(10.0)
+        assert [name for name, _ in world.events].count("connected") == 2
+        assert "connecting failed" in caplog.text
 
 
 def _position(epoch: str, seq: int) -> Any:

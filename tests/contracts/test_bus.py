@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from holdfast.bus.port import MAX_RECORD, Consumer, OffsetLost
+from holdfast.bus.port import MAX_RECORD, Bus, Consumer, OffsetLost, Topic
 from holdfast.clock import SystemClock
 from holdfast.errors import Reject, Retry
 from tests.contracts.bus_world import (
@@ -170,6 +170,49 @@ async def test_ends(place: Place) -> None:
         await asyncio.gather(*(producer.produce("outbound", 1, None, b"%d" % n) for n in range(5)))
         await place.truncate("outbound", 1, 2)
         assert dict(await bus.ends("outbound")) == {0: (0, 0), 1: (2, 5), 2: (0, 0)}
+
+
+async def progress(bus: Bus, topic: Topic, group: str) -> dict[int, tuple[int, int]]:
+    """Ask until there is an answer: a new Kafka has no coordinators in its first seconds."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                return dict(await bus.progress(topic, group))
+            except Retry:
+                await asyncio.sleep(0.05)
+
+
+async def test_progress(place: Place) -> None:
+    """inv 7: `progress` tells where a group would go on and where the log ends, of all partitions at once.
+
+    Nothing committed, gone by retention, or above the end: from the first offset, the same, at the end.
+    """
+    bus = await place.bus()
+    async with writing(bus) as producer:
+        await asyncio.gather(*(producer.produce("inbound", n % 2, None, b"%d" % n) for n in range(10)))
+        assert await progress(bus, "inbound", "g") == {0: (0, 5), 1: (0, 5), 2: (0, 0)}
+        consumer = await Movements([], "m").join(bus, "g")
+        await collect(consumer, 10)
+        await consumer.commit({0: 2})
+        assert await progress(bus, "inbound", "g") == {0: (2, 5), 1: (0, 5), 2: (0, 0)}
+        assert await progress(bus, "inbound", "another") == {0: (0, 5), 1: (0, 5), 2: (0, 0)}
+        assert await progress(bus, "outbound", "g") == dict.fromkeys(range(P), (0, 0))
+        await place.truncate("inbound", 0, 4)
+        await place.truncate("inbound", 1, 5)
+        assert await progress(bus, "inbound", "g") == {0: (4, 5), 1: (5, 5), 2: (0, 0)}
+        await consumer.commit({0: 5, 2: 7})
+        assert await progress(bus, "inbound", "g") == {0: (5, 5), 1: (5, 5), 2: (0, 0)}
+        await consumer.close()
+
+
+async def test_progress_of_a_reader(place: Place) -> None:
+    """What a reader without a group's rebalance commits is told of its group id."""
+    bus, another = await place.bus(), await place.bus()
+    async with writing(bus) as producer, reading(bus, "outbound", {1: 0}, "g-dispatch") as reader:
+        await asyncio.gather(*(producer.produce("outbound", 1, None, b"%d" % n) for n in range(3)))
+        await collect(reader, 3)
+        await reader.commit({1: 3})
+        assert await progress(another, "outbound", "g-dispatch") == {0: (0, 0), 1: (3, 3), 2: (0, 0)}
 
 
 async def test_offset_at(place: Place) -> None:

@@ -185,6 +185,8 @@ async def test_loads(log: Log) -> None:
     assert (await log.beat(0, "n1", load=0)).loads == {"n1": 0}
     assert (await log.beat(0, "n2", load=7)).loads == {"n1": 0, "n2": 7}
     assert (await log.beat(0, "n1")).loads == {}
+    assert await log.loads(0) == {"n1": 0, "n2": 7}
+    assert await log.loads(1) == {}
 
 
 @pytest.mark.redis

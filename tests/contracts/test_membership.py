@@ -19,6 +19,7 @@ from holdfast.membership.port import Node
 from holdfast.membership.redis import RedisDirectory
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Consul, Membership, Redis
+from tests.unavailable import without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -204,7 +205,7 @@ async def own_store(
     try:
         server = await asyncio.to_thread(start, tmp_path, free_port())
     except Unavailable as error:
-        pytest.skip(str(error))
+        without(error)
     if not server.ours:
         pytest.skip("the server is somebody else's")
     store = Store(request.param, server.address, unique_prefix)

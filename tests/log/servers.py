@@ -10,6 +10,7 @@ import pytest
 from redis import Redis as Client
 
 from deploy.local.servers import Running, Unavailable, free_port, start_redis
+from tests.unavailable import without
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ class Servers:
         try:
             running = start_redis(directory, options=options)
         except Unavailable as error:
-            pytest.skip(str(error))
+            without(error)
         if not running.ours:
             pytest.skip("HF_LOCAL_REDIS names a server that is not ours to stop")
         self.running.append(running)

@@ -19,6 +19,7 @@ from holdfast.log.redis import RedisLog
 from holdfast.network import MemoryNetwork
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Redis
+from tests.unavailable import without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,7 +36,7 @@ def server(tmp_path: Path) -> Iterator[Running]:
     try:
         running = start_redis(tmp_path)
     except Unavailable as error:
-        pytest.skip(str(error))
+        without(error)
     if not running.ours:
         pytest.skip("HF_LOCAL_REDIS names a server that is not ours to stop")
     yield running

@@ -92,6 +92,7 @@ class ApiWorld(World):
             reader=StoreReader(self.log, self.directory, self.alive, self.gate(), self.metrics),
             producer=self.producer,
             bus=MemoryBus(self.broker),
+            outbound=self.backlog,
             alive=self.alive,
             verify=Verifier(self.settings.auth).verify,
         )

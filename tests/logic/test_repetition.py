@@ -48,6 +48,7 @@ def api_of(world: World, producer: Any) -> Api:
         reader=world.reader,
         producer=producer,
         bus=MemoryBus(world.broker),
+        outbound=world.backlog,
         alive=lambda _: True,
         verify=Verifier(world.settings.auth).verify,
     )

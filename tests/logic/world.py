@@ -9,6 +9,7 @@ import msgspec
 
 from holdfast import records
 from holdfast.app import App
+from holdfast.bus.backlog import of_outbound
 from holdfast.bus.memory import MemoryBroker, MemoryBus
 from holdfast.channel import partition_of
 from holdfast.clock import ManualClock
@@ -130,6 +131,7 @@ class World:
             self.gate(),
             self.metrics,
         )
+        self.backlog = of_outbound(MemoryBus(self.broker), self.settings.kafka, self.clock, self.metrics)
         self.producers: list[FaultyProducer] = []
         self.workers: list[Worker] = []
         self.marks = [Watermark()] * PARTITIONS
@@ -148,7 +150,7 @@ class World:
             "metrics": self.metrics,
         }
         runner = Runner(self.app, outbox, self.gate(), self.reader, **shared)
-        worker = Worker(MemoryBus(self.broker), outbox, runner, **shared)
+        worker = Worker(MemoryBus(self.broker), outbox, runner, self.backlog, **shared)
         self.producers.append(producer)
         self.workers.append(worker)
         await worker.start()

@@ -123,6 +123,7 @@ CASES = [
         _histogram("loop_stall_seconds", True, "0.25", 'instance="a"'),
         _histogram("loop_stall_seconds", False, "0.1", 'instance="a"'),
     ),
+    Case("HoldfastLoopFails", *_jumps("loop_failures_total", 'loop="beats"')),
     Case(
         "HoldfastConnectionsNearLimit",
         {

@@ -8,7 +8,7 @@ from tests.logic.world import World as LogicWorld
 
 
 async def test_delivery_is_timed_from_the_append() -> None:
-    """A message that was 2 s on its way counts as 2 s; one in eight counts, however many a push holds."""
+    """A message that was 2 s on its way counts as 2 s; one in eight counts, however they come."""
     async with AccessWorld() as world:
         bob = await world.join("bob")
         items = [await world.append("user:bob", text) for text in "ab"]
@@ -20,6 +20,19 @@ async def test_delivery_is_timed_from_the_append() -> None:
         for size in (5, 1, 17, 8):
             world.push("user:bob", *[await world.append("user:bob") for _ in range(size)])
         assert world.value("access_delivery_seconds_count") == 1 + (2 + 31 - 1) // 8
+
+
+async def test_what_a_lost_push_makes_late_is_timed_too() -> None:
+    """Sixteen messages whose pushes were lost are read 5 s later: two of them count, as 5 s each."""
+    async with AccessWorld() as world:
+        bob = await world.join("bob")
+        await world.publish("user:bob", *map(str, range(8)))
+        await world.publish("user:bob", *map(str, range(8, 24)), lose=True)
+        before = world.value("access_delivery_seconds_sum")
+        await world.clock.advance(5.0)
+        await bob.until(lambda: len(bob.seqs("user:bob")) == 24)
+        assert world.value("access_delivery_seconds_count") == 3
+        assert world.value("access_delivery_seconds_sum") - before > 2.0
 
 
 async def test_handling_is_timed_until_what_it_caused_is_durable() -> None:

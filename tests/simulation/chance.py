@@ -9,6 +9,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from holdfast import ids
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,6 +51,7 @@ def seeded(seed: str) -> Iterator[None]:
     def number(self: Driver) -> int:
         return self.number
 
+    ids.forget()
     os.urandom = random._urandom = source.randbytes  # type: ignore[attr-defined]
     random.Random.__init__ = init  # type: ignore[method-assign]
     random.seed(f"{seed}/module")
@@ -57,6 +60,7 @@ def seeded(seed: str) -> Iterator[None]:
     try:
         yield
     finally:
+        ids.forget()  # they could be guessed
         os.urandom, random._urandom = kept[0], kept[1]  # type: ignore[attr-defined]
         random.Random.__init__ = _original_init  # type: ignore[method-assign]
         random.setstate(kept[2])

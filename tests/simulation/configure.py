@@ -39,6 +39,8 @@ def simulated_settings(plan: Plan) -> Settings:
             "deadline": 3.0,
             "session_timeout": 4.0,
             "buffer_records": 300,
+            "inbound_backlog": plan.backlog,
+            "outbound_backlog": plan.backlog,
         },
         redis={"timeout": 1.0},
         nodelink={"port": 0, "buffer": 16_384},

@@ -24,7 +24,9 @@ class Judge:
         self.world = world
 
     async def quiet(self) -> None:
-        until = self.world.loop.now + QUIET_LIMIT
+        # Who is refused for a backlog is told to wait for up to 15 s, and may be refused again.
+        limit = QUIET_LIMIT * (2 if self.world.plan.backlog else 1)
+        until = self.world.loop.now + limit
         why = "not looked"
         calm = 0
         while self.world.loop.now < until:
@@ -33,7 +35,7 @@ class Judge:
             calm = 0 if why else calm + 1
             if calm >= 4:
                 return
-        self.world.ledger.violated(4, f"not at rest {QUIET_LIMIT:.0f} s after all was healed: {why}")
+        self.world.ledger.violated(4, f"not at rest {limit:.0f} s after all was healed: {why}")
 
     def _unrest(self) -> str:
         for node in self.world.nodes.values():
@@ -73,6 +75,15 @@ class Judge:
                     return f"{person.name} is at {seq} of {channel}, whose head is {head}"
         return ""
 
+    def _held_up(self) -> int:
+        """Return how often nodes that live have refused something because of a backlog."""
+        return sum(
+            int(metrics.bus_backlog_refused.labels(topic)._value.get())
+            for node in self.world.nodes.values()
+            if (metrics := node.metrics) is not None
+            for topic in ("inbound", "outbound")
+        )
+
     def head(self, channel: str) -> int:
         """Return the head of a channel, as the store has it."""
         for shard in self.world.redis.store.shards.values():
@@ -83,6 +94,7 @@ class Judge:
     async def judge(self) -> None:
         self.world.ledger.settle()
         self.world.loop.look_at_tasks()
+        self.world.ledger.counts["held up"] += self._held_up()
         for person in self.world.people:
             person.check()
             if person.user in self.world.members and GROUP_CHANNEL not in person.memory.places:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from holdfast.bus.memory_broker import MemoryBroker
-from holdfast.bus.port import OffsetLost, Record, Topic
+from holdfast.bus.port import OffsetLost, Record, Topic, between
 from holdfast.errors import Retry
 from tests.simulation.group import Group, Member
 from tests.simulation.producer import NAME, SimProducer
@@ -225,6 +225,11 @@ class SimBus:
         await self._ask()
         logs = {p: self._kafka.broker.partition(topic, p) for p in range(self.partitions)}
         return {p: (log.start, log.end) for p, log in logs.items()}
+
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+        ends = await self.ends(topic)
+        known = self._kafka.groups.get((group, topic))
+        return between(known.committed if known is not None else {}, ends)
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         await self._ask()

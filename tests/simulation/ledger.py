@@ -70,6 +70,7 @@ class Ledger:
         self.log: dict[tuple[str, str], list[str]] = {}
         self.place: dict[tuple[str, str], Position] = {}
         self.causes: Counter[tuple[str, str]] = Counter()
+        self.cursors: dict[tuple[str, str], list[tuple[float, Position]]] = {}  # those kept, and when
         self.resets_for: Callable[[str, str, int], bool] = lambda *_: False
         self._now = now
         self._keep = keep
@@ -142,6 +143,9 @@ class Ledger:
         for record, placed in zip(batch.records, applied.placed, strict=True):
             if record.op == Op.APPEND and placed.outcome == Outcome.DONE and placed.seq:
                 self._placed(record, placed.epoch, placed.seq)
+            elif record.op == Op.CURSOR and placed.outcome == Outcome.DONE:
+                kept = self.cursors.setdefault((record.channel, record.source), [])
+                kept.append((self._now(), (record.epoch, record.score)))
             elif placed.outcome == Outcome.REUSED:
                 self.violated(
                     12, f"{record.channel}: {record.source!r} {record.score} came with other content"
@@ -173,6 +177,11 @@ class Ledger:
     def _another(self, epoch: str, other: str) -> bool:
         """Tell whether two epochs are of different generations of a log that was made anew."""
         return self.anew and epoch.partition(".")[0] != other.partition(".")[0]
+
+    def kept_cursor(self, channel: str, source: str, before: float) -> Position | None:
+        """Return the last cursor of a device that the store had taken in by a time."""
+        kept = self.cursors.get((channel, source), ())
+        return max((one for one in kept if one[0] < before), default=(0.0, None))[1]
 
     def known_head(self, channel: str) -> int:
         """Return the highest head that a channel ever had, whatever the store has lost since."""

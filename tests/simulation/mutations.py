@@ -177,7 +177,7 @@ MUTATIONS: Final = (
         7,
         "logic reads on, whatever is unfinished",
         "services.logic.worker:Worker._hold_back",
-        "if not part.paused and len(part.items) >= bound:",
+        "if not part.paused and (far or len(part.items) >= bound):",
         "if False:",
     ),
     Mutation(
@@ -200,6 +200,13 @@ MUTATIONS: Final = (
         "services.access.drain:drain_connections",
         "for driver in node.random.sample(asked, min(int(credit), len(asked))):",
         "for driver in asked:",
+    ),
+    Mutation(
+        12,
+        "access takes what follows a send that it refused for a backlog",
+        "holdfast.protocol.connection:Connection._publish",
+        'self._refuse("unavailable", str(retry), frame.id, retry.after)',
+        'self._next = max(self._next, n + 1); self._refuse("unavailable", str(retry), frame.id)',
     ),
 )
 

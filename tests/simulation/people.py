@@ -35,7 +35,8 @@ def handlers(world: World) -> App:
 
     @app.on("fan")
     async def fan(ctx: Context, message: Message[Any]) -> None:
-        await asyncio.sleep(world.draws.choice((0.0, 0.001, 0.3)))
+        # Where a backlog is felt, handlers are slow enough for one.
+        await asyncio.sleep(world.draws.choice((0.0, 0.3, 1.0) if world.plan.backlog else (0.0, 0.001, 0.3)))
         ctx.forward()
         ctx.publish(f"user:{ctx.user}", "receipt", message.data)
 

@@ -36,7 +36,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One run. `sends` and `publishes`: of each person, and of the API's caller."""
+    """One run. `sends` and `publishes`: of each person, and of the API's caller.
+
+    `backlog`: records that may wait in a partition of the queue (0: any number).
+    """
 
     seed: int
     access: int
@@ -50,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
     latency: float
     faults: tuple[Fault, ...] = ()
     uses: tuple[str, ...] = ()
+    backlog: int = 0
 
     def nodes(self) -> list[str]:
         """Return the names of all nodes."""
@@ -80,7 +84,8 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
     kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
     drawn = Random(f"{seed}/uses")
     uses = tuple(sorted(drawn.sample(USES, drawn.choice((0, 1, 1, 2, 2, 3)))))
-    return msgspec.structs.replace(plan, faults=kept, uses=uses)
+    backlog = Random(f"{seed}/backlog").choice((0, 0, 6, 20))
+    return msgspec.structs.replace(plan, faults=kept, uses=uses, backlog=backlog)
 
 
 def _class(fault: Fault) -> str:

@@ -28,7 +28,7 @@ class Tablet:
         self.inbox = f"user:{user}"
         self.process = world.loop.process(f"{device} of {user}")
         self.client: Client | None = None
-        self.reported = 0
+        self.reported = 0  # what it said, whether it was kept or not
         self.seen: set[int] = set()
         self.first: int | None = None
         self.epochs: set[str] = set()
@@ -57,13 +57,14 @@ class Tablet:
             clock=world.clock,
         )
         known = [False]
+        since = world.loop.now
 
         @client.on("connected")
         def connected(frame: Any) -> None:
             state = frame.channels[self.inbox]
             if not known[0]:
                 known[0] = True
-                self._began(state.epoch, state.seq)
+                self._began(state.epoch, state.seq, since)
 
         @client.on("message")
         def message(frame: Any) -> None:
@@ -84,12 +85,18 @@ class Tablet:
             else:
                 return
 
-    def _began(self, epoch: str, seq: int) -> None:
-        ledger = self.world.ledger
-        ledger.note(f"{self.device} of {self.user} begins at {seq}, said {self.reported}")
-        ledger.counts["begun at a cursor"] += self.reported > 0
-        if self.first is None or (self.reported == 0 and seq > self.first):
-            self.first = seq  # nothing was said yet: it begins at the head
+    def _began(self, epoch: str, seq: int, since: float) -> None:
+        """Take where a program, which was started at `since`, is begun."""
+        world, ledger = self.world, self.world.ledger
+        kept = ledger.kept_cursor(self.inbox, f"{self.user}\0{self.device}", since)
+        ledger.note(f"{self.device} of {self.user} begins at {seq}, said {self.reported}, kept is {kept}")
+        ledger.counts["begun at a cursor"] += kept is not None
+        if self.first is None or (kept is None and seq > self.first):
+            self.first = seq  # none of its cursors was kept yet: it begins at the head
+        if kept is not None and kept[0] == epoch and seq < kept[1] and not world.losses and not ledger.anew:
+            ledger.violated(
+                4, f"the {self.device} of {self.user} begins at {seq}, before its cursor, {kept[1]}"
+            )
         if epoch:
             self.epochs.add(epoch)
 

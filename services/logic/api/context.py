@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from holdfast.auth import Claims
+    from holdfast.bus.backlog import Backlog
     from holdfast.bus.port import Bus, Producer
     from holdfast.clock import Clock
     from holdfast.log.port import Log
@@ -39,6 +40,7 @@ class Api:
     reader: StoreReader
     producer: Producer
     bus: Bus
+    outbound: Backlog
     alive: Callable[[str], bool]
     verify: Callable[[str, int], Claims]
     tracing: Tracing | None = None

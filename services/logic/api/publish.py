@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 from base64 import urlsafe_b64encode
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +11,7 @@ import msgspec
 
 from holdfast.app.context import MAX_OUTPUT_BYTES
 from holdfast.errors import HoldfastError, Reject, Retry
+from holdfast.ids import random_id
 from holdfast.records import KEYED, Message, compact_json, message_body
 
 from .schemas import ItemError, Publish, Published, PublishedMany, Result
@@ -61,7 +61,8 @@ async def _many(api: Api, messages: list[msgspec.Raw], trace: str) -> PublishedM
     if done:
         api.metrics.logic_published.labels("api").inc(done)
     elif results and all(not isinstance(r.error, msgspec.UnsetType) and r.error.retry for r in results):
-        raise Retry("nothing is known to be published")
+        waits = [one.after or 0.0 for one in started if isinstance(one, Retry)]
+        raise Retry("nothing is known to be published", after=max(waits, default=0.0) or None)
     return PublishedMany(results)
 
 
@@ -72,10 +73,11 @@ def _put(api: Api, message: Publish, trace: str) -> tuple[str, asyncio.Future[in
     if len(data) > MAX_OUTPUT_BYTES:
         raise Reject("too_large", f"data of a message may have {MAX_OUTPUT_BYTES} bytes at most")
     if message.id is None:
-        name, source, score = secrets.token_urlsafe(12), "", 0
+        name, source, score = random_id(), "", 0
     else:
         # NUL keeps the callers' keys apart from those of handlers' outputs.
         name, source, score = _named(channel, message.id), f"\0{message.id}", KEYED
+    api.outbound.check(channel)
     body = message_body(id=name, sender=message.sender, type=message.type, data=data)
     record = Message(channel, body, source, score)
     span = api.tracing.begin("api publish", name, parent=trace) if api.tracing is not None else None

@@ -1,0 +1,119 @@
+"""Ending what aiokafka runs, whether Kafka answers or not.
+
+Its own `stop` first delivers what is left, which in an outage takes for ever. Cancelling its main task is not
+enough either: that waits for the requests it began, and those wait for news of the cluster that nobody asks
+for any more. So the tasks of requests are remembered here, and ended with the others. Connections come last,
+because a request may just have opened one, and are cut, not flushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import AIOKafkaProducer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+_SECONDS: Final = 5.0
+_AGAIN: Final = 0.5
+_BOOTSTRAP_SECONDS: Final = 2.0
+
+
+class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
+    """An aiokafka producer that can be given up at any moment."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._starting: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._sender._send_produce_req = remembered(self._requests, self._sender._send_produce_req)
+
+    async def start(self) -> None:
+        """See aiokafka. Whoever is cancelled here is to call `end`."""
+        self._starting = asyncio.create_task(super().start(), name="kafka producer's start")
+        self._starting.add_done_callback(take_note)
+        await asyncio.shield(self._starting)
+
+    async def end(self) -> None:
+        """Give up everything that is on its way, and leave no task or connection behind."""
+        self._closed = True
+        self._message_accumulator._batches.clear()
+        if self._starting is not None:
+            if self.client._sync_task is None:
+                # A connection by which a client first asks for the cluster is known to nobody else.
+                await asyncio.wait([self._starting], timeout=_BOOTSTRAP_SECONDS)
+            await cancelled([self._starting])
+        await cancelled([self._sender.sender_task, self.client._sync_task, *self._requests])
+        await cut(self.client)
+
+
+def note_commits(consumer: Any) -> None:
+    """Let no commit of a started aiokafka consumer end in an error that nobody took.
+
+    It shields the request from whoever waits for it, and so its failure is nobody's once that one gave up.
+    """
+    coordinator = consumer._coordinator
+    if (call := getattr(coordinator, "_do_commit_offsets", None)) is not None:
+        coordinator._do_commit_offsets = remembered(set(), call)
+
+
+async def end(consumer: Any) -> None:
+    """Give up an aiokafka consumer whose `stop` failed, or took too long."""
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
+    tasks = [getattr(coordinator, name, None) for name in names]
+    if fetcher is not None:
+        tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
+    await cancelled([*tasks, consumer._client._sync_task])
+    await cut(consumer._client)
+
+
+def remembered(
+    tasks: set[asyncio.Task[Any]], call: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    """Return a call that does the same, and keeps the task that runs it in `tasks` until it ends."""
+
+    async def remembering(*arguments: Any) -> Any:
+        task = asyncio.current_task()
+        if task is not None:
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            task.add_done_callback(take_note)
+        return await call(*arguments)
+
+    return remembering
+
+
+def take_note(done: asyncio.Future[Any]) -> None:
+    """Take what a task ended with, that nobody may wait for any more."""
+    if not done.cancelled():
+        done.exception()
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+    """Cancel tasks until they have ended, for a few seconds at most."""
+    left = {task for task in tasks if task is not None and not task.done()}
+    for task in left:
+        task.add_done_callback(take_note)
+    for _ in range(int(_SECONDS / _AGAIN)):
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_AGAIN)
+
+
+async def cut(client: Any) -> None:
+    """Cut an aiokafka client's connections. What waits for an answer by one of them is told so."""
+    ends = []
+    for connection in list(client._conns.values()):
+        writer = connection._writer
+        end = connection.close()
+        if writer is not None:
+            writer.transport.abort()
+            ends.append(end)
+    client._conns.clear()
+    if ends:
+        await asyncio.wait(ends, timeout=_SECONDS)
