@@ -18,6 +18,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from prometheus_client import ProcessCollector
+
 from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
@@ -159,6 +161,7 @@ async def _run(
     role: Role, build: Callable[[Parts, str, int], Service], settings: Settings, name: str, number: int
 ) -> int:
     metrics = Metrics()
+    ProcessCollector(registry=metrics.registry)
     metrics.build_info.labels(__version__).set(1)
     metrics.bus_partitions.set(settings.kafka.partitions)
     metrics.files_limit.set(raise_file_limit())

@@ -17,6 +17,7 @@ from holdfast.log.port import Query
 from holdfast.protocol.frames import Reset
 from holdfast.records import entry_ts
 
+from . import journal
 from .fanout import Fanout, Flow, Job, Notice
 from .registry import UNKNOWN, Channel, older
 
@@ -53,6 +54,7 @@ class Delivery:
         self._catch_up = catch_up
         self._advanced = 0
         self.traces: Traces | None = None
+        self._journal = journal.wanted()
         self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
 
     # pushes
@@ -285,6 +287,8 @@ class Delivery:
     def _job_done(self, channel: Channel, job: Job) -> None:
         if self.traces is not None:
             self.traces.done(channel, job)
+        if self._journal:
+            journal.delivered(channel, job)
         flow = self._flow(channel)
         if job.lagging:
             flow.left -= 1

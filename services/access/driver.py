@@ -135,8 +135,10 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self.heard = self._node.wheel.tick
-        inflow = self._node.inflow
+        node = self._node
+        self.heard = node.wheel.tick
+        node.bytes_in += len(data)
+        inflow = node.inflow
         if len(data) > SMALL or inflow.has(self):
             inflow.received(self, data)
             return
@@ -282,7 +284,9 @@ class Driver(Subscriber, asyncio.Protocol):
         node.frames_out[type(frame)] += 1
         if isinstance(frame, Error):
             node.metrics.access_errors.labels(frame.code).inc()
-        self.transport.write(FORMATS[self.format].wrap(_encode(frame)))
+        wrapped = FORMATS[self.format].wrap(_encode(frame))
+        node.bytes_out += len(wrapped)
+        self.transport.write(wrapped)
 
     def write(self, frame: bytes, frame_id: FrameId | None) -> None:
         """Write a JSON frame made elsewhere, which answers this one."""
@@ -298,6 +302,7 @@ class Driver(Subscriber, asyncio.Protocol):
                 )
             )
         else:
+            self._node.bytes_out += len(wrapped)
             self.transport.write(wrapped)
 
     def end(self, code: str, reason: str) -> None:

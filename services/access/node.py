@@ -138,6 +138,7 @@ class AccessNode:
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
+        self.bytes_in = self.bytes_out = 0
         self.frames_in: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.frames_out: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.draining = False
@@ -307,6 +308,9 @@ class AccessNode:
             for frame, count in counted.items():
                 metric.labels(str(frame.__struct_config__.tag)).inc(count)  # type: ignore[attr-defined]
             counted.clear()
+        metrics.access_bytes_in.inc(self.bytes_in)
+        metrics.access_bytes_out.inc(self.bytes_out + self.delivery.fanout.bytes)
+        self.bytes_in = self.bytes_out = self.delivery.fanout.bytes = 0
         metrics.access_sessions.set(self.roster.count)
         metrics.access_channels.set(len(self.registry))
         metrics.access_subscriptions.set(self.subscriptions)
