@@ -22,7 +22,7 @@ from .fanout import Fanout, Flow, Job, Notice
 from .registry import UNKNOWN, Channel, older
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.log.port import View
     from holdfast.observe.metrics import Metrics
@@ -48,14 +48,16 @@ _log = logging.getLogger(__name__)
 class Delivery:
     """Brings each channel's messages to its subscribers, each once and in order (inv 4)."""
 
-    def __init__(self, reader: Reader, metrics: Metrics, catch_up: int) -> None:
+    def __init__(
+        self, reader: Reader, metrics: Metrics, put: Callable[[Driver, bytes], None], catch_up: int
+    ) -> None:
         self._reader = reader
         self._metrics = metrics
         self._catch_up = catch_up
         self._advanced = 0
         self.traces: Traces | None = None
         self._journal = journal.wanted()
-        self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
+        self.fanout = Fanout(metrics, put, self._aside, self._caught_up, self._job_done)
 
     # pushes
 

@@ -29,6 +29,7 @@ from .inflow import Inflow
 from .joins import Joins
 from .links import Links
 from .listeners import listeners
+from .outbox import Outbox
 from .produce import Produce
 from .reader import Reader
 from .rebalance import Rebalance
@@ -83,7 +84,8 @@ class AccessNode:
         self.roster = Roster(self)
         self.links = Links(self)
         self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
-        self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
+        self.outbox = Outbox()
+        self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up)
         self.routes = Routes(
             parts.log,
             self.clock,
