@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -16,9 +18,12 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from prometheus_client import ProcessCollector
+
 from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
+from holdfast.failures import forever
 from holdfast.network import TcpNetwork
 from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
@@ -133,6 +138,17 @@ def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
         sys.exit(EXIT_SETTINGS)
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may (its hard limit); return how many that are.
+
+    Shells and supervisors give 1024 for the sake of old programs: each connection of a client is one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems have no use for "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def run_loop(work: Any) -> int:
     """Run a coroutine on uvloop and return its result."""
     import uvloop  # noqa: PLC0415
@@ -145,8 +161,10 @@ async def _run(
     role: Role, build: Callable[[Parts, str, int], Service], settings: Settings, name: str, number: int
 ) -> int:
     metrics = Metrics()
+    ProcessCollector(registry=metrics.registry)
     metrics.build_info.labels(__version__).set(1)
     metrics.bus_partitions.set(settings.kafka.partitions)
+    metrics.files_limit.set(raise_file_limit())
     if role == "access":
         metrics.access_connections_limit.set(settings.access.connections)
     parts = Parts(
@@ -173,12 +191,17 @@ async def _run(
         print(f"holdfast {role}: process.metrics_port {port + number}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return EXIT_SETTINGS
 
+    parts = dataclasses.replace(
+        parts, metrics_address=f"{settings.process.advertise or settings.process.host}:{health.port}"
+    )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, functools.partial(tls.look, metrics, force=True))
-    trust = asyncio.ensure_future(_watch_trust(metrics))
+    trust = asyncio.ensure_future(
+        forever("certificates", functools.partial(_watch_trust, metrics), SystemClock(), metrics)
+    )
     starting = asyncio.ensure_future(_start(parts, waiting_for))
     stall = asyncio.ensure_future(_watch_stall(metrics))
     ended = asyncio.ensure_future(stopping.wait())
@@ -245,9 +268,8 @@ async def _watch_stall(metrics: Metrics) -> None:
 
 
 async def _watch_trust(metrics: Metrics) -> None:
-    while True:
-        tls.look(metrics)
-        await asyncio.sleep(tls.LOOK_SECONDS)
+    tls.look(metrics)
+    await asyncio.sleep(tls.LOOK_SECONDS)
 
 
 def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:
