@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import TOPICS, Topic
 from holdfast.errors import Retry, Stop
 
@@ -167,9 +168,11 @@ def violations(
         yield "retention.ms", f"{wanted} or more, or lower kafka.retention_seconds", "so that both agree"
 
 
-async def connect(servers: str, seconds: float) -> AIOKafkaAdminClient:
-    """Return a started admin client. Raises what aiokafka and the network raise."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=int(seconds * 1000))
+async def connect(settings: Kafka, seconds: float) -> AIOKafkaAdminClient:
+    """Return a started admin client. Raises Stop, and what aiokafka and the network raise."""
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=settings.servers, request_timeout_ms=int(seconds * 1000), **options(settings)
+    )
     try:
         async with asyncio.timeout(seconds):
             await admin.start()

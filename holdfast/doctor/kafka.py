@@ -39,7 +39,7 @@ async def look(settings: Kafka, bus: Bus, clock: Clock) -> Sequence[Finding]:
     findings = Findings("Kafka")
     seconds = max(settings.deadline, 1.0)
     try:
-        admin = await kafka_topics.connect(settings.servers, seconds)
+        admin = await kafka_topics.connect(settings, seconds)
     except _AWAY as error:
         findings.wrong("servers", f"{settings.servers}: {error!r}", "start Kafka, or correct kafka.servers")
         return findings.all
