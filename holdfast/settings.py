@@ -29,6 +29,7 @@ SECRETS: Final = frozenset(
         "auth.secrets",
         "consul.token",
         "kafka.password",
+        "nodelink.other_secret",
         "nodelink.secret",
         "redis.sentinel_password",
         "redis.url",
@@ -172,6 +173,16 @@ class Auth(_Section, frozen=True):
     key_files: Annotated[
         tuple[str, ...], _about("PEM files of public keys: RS256, ES256 or EdDSA by kind")
     ] = ()
+    jwks_url: Annotated[
+        str, _about("https:// address of a JWKS with more public keys (any OIDC provider); empty: none")
+    ] = ""
+    jwks_refresh: Annotated[Seconds, _about("seconds between fetches of the JWKS")] = 300.0
+    jwks_pause: Annotated[
+        Seconds, _about("seconds between fetches, at least, where tokens name a key that is not known")
+    ] = 10.0
+    tls_authority: Annotated[
+        str, _about("PEM file of the authority to believe for the JWKS; empty: the system's")
+    ] = ""
     audience: Annotated[str, _about("required `aud`; empty: not checked")] = ""
     issuer: Annotated[str, _about("required `iss`; empty: not checked")] = ""
     leeway: Annotated[float, Meta(ge=0), _about("seconds by which clocks may differ")] = 5.0
@@ -242,6 +253,9 @@ class Nodelink(_Section, frozen=True):
 
     port: Annotated[Port, _about("nodelink listener of access; a worker adds its number")] = 8700
     secret: Annotated[str, _about("shared secret that dispatch must show; empty: none asked")] = ""
+    other_secret: Annotated[
+        str, _about("a second secret that access takes too, while one replaces the other")
+    ] = ""
     tls_authority: Annotated[
         str, _about("PEM file of the authority of all nodelink certificates, and of nothing else")
     ] = ""

@@ -20,6 +20,7 @@ from zlib import crc32
 from holdfast.bus.port import MAX_NOTE
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
+from holdfast.failures import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,6 +82,7 @@ class Backlog:
         self._seen: Mapping[int, Progress] = {}
         self._seen_at = 0.0
         self._doubt: Timer | None = None
+        self._failures = Failures("backlog", clock, metrics)
         self._task: asyncio.Task[None] | None = None
         self._random = random.Random()  # noqa: S311 - jitter
         self.full = False
@@ -120,6 +122,9 @@ class Backlog:
             except Retry as error:
                 self._metrics.bus_backlog_unknown.labels(self._topic).inc()
                 _log.info("the backlog of %s is not known: %s", self._topic, error)
+            except Exception:  # noqa: BLE001 - counted; nothing is refused meanwhile, see `TRUSTED`
+                await self._failures.pause()
+                continue
             await self._clock.sleep(EVERY * self._random.uniform(0.75, 1.25))
 
     def _saw(self, progress: Mapping[int, Progress]) -> None:

@@ -34,7 +34,7 @@ class SimKafka:
         self.lose_batch = 0.0  # a batch is not written, and its producer told so, or not
         self.lose_answer = 0.0  # a batch is written, and its producer not told so
         self.hold_batch = 0.0  # a batch is written long after its producer gave up
-        self.on_append: Callable[[Topic, int, Any, int], None] = lambda *_: None
+        self.on_append: Callable[[Topic, int, Any, int, Any], None] = lambda *_: None
         self.groups: dict[tuple[str, Topic], Group] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._held: list[Callable[[], None]] = []
@@ -58,7 +58,7 @@ class SimKafka:
 
     def write(self, topic: Topic, partition: int, key: Any, value: Any, headers: Any) -> int:
         offset = self.broker.append(topic, partition, key, value, headers)
-        self.on_append(topic, partition, value, offset)
+        self.on_append(topic, partition, value, offset, headers)
         return offset
 
     def wake(self) -> None:
