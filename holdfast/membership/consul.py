@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import msgspec
@@ -24,6 +24,7 @@ from holdfast.errors import Retry
 from holdfast.failures import Failures, forever
 from holdfast.membership.port import Node
 from holdfast.membership.watchers import ROLES, Known
+from holdfast.tasks import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -51,6 +52,14 @@ ENDPOINT: Final = "endpoint-"
 _FAILURES: Final = (aiohttp.ClientError, OSError, TimeoutError, ConsulException)
 
 _log = logging.getLogger(__name__)
+
+
+class Facts(NamedTuple):
+    """Consul itself: its leader's address ("": none), how many servers it has, its version ("": not told)."""
+
+    leader: str
+    servers: int
+    version: str
 
 
 class _Http(HTTPClient):  # type: ignore[misc] # py-consul has no types
@@ -105,9 +114,7 @@ class ConsulDirectory:
 
     async def close(self) -> None:
         """See `Directory`."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(self._tasks)
         self._tasks = []
         await self.leave()
         for client in (self._consul, self._watching):
@@ -151,6 +158,16 @@ class ConsulDirectory:
             return bool(await within(self._clock, 1.0, self._consul.status.leader()))
         except _FAILURES:
             return False
+
+    async def facts(self) -> Facts:
+        """Return what Consul says of itself. Raises Retry."""
+        leader = await self._call(self._consul.status.leader())
+        peers = await self._call(self._consul.status.peers())
+        try:
+            about = await self._call(self._consul.agent.self())
+        except Retry:  # a token need not be allowed to read the agent
+            about = {}
+        return Facts(str(leader or ""), len(peers or ()), str(about.get("Config", {}).get("Version", "")))
 
     # being there
 

@@ -23,6 +23,7 @@ from holdfast.failures import forever
 from holdfast.log.redis_place import parse
 from holdfast.membership.port import Node  # noqa: TC001 - msgspec reads the annotation
 from holdfast.membership.watchers import Known
+from holdfast.tasks import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,8 +105,7 @@ class RedisDirectory:
     async def close(self) -> None:
         """See `Directory`."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancelled([self._task])
             self._task = None
         if self._redis is not None:
             await self.leave()

@@ -150,6 +150,7 @@ TABLE: Final = (
     Metric("log_liveness_forgotten", "counter", "incarnations forgotten because too many were known"),
     Metric("directory_changes", "counter", "changes of the membership seen"),
     Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric("files_limit", "gauge", "file descriptors that this process may open"),
     Metric(
         "loop_failures",
         "counter",

@@ -279,6 +279,7 @@ class AccessNode:
                 role="access",
                 address=f"{host}:{self.link_server.port}",
                 endpoints=endpoints,
+                metrics=self.parts.metrics_address,
                 region=process.region,
                 draining=self.draining,
             )
