@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
+from holdfast.commands import carry, deadletter, doctor, drain, inspect_message, nodes, presence, tail
 from holdfast.commands import config as config_command
-from holdfast.commands import deadletter, doctor, drain, inspect_message, nodes, presence, tail
 from holdfast.errors import HoldfastError, Retry, Stop
 from holdfast.wiring import load_services
 
@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     deadletter.add(commands, operator)
     config_command.add(commands, operator)
     doctor.add(commands, operator)
+    carry.add(commands, operator)
 
     settings = commands.add_parser(
         "settings",

@@ -18,6 +18,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from prometheus_client import ProcessCollector
+
 from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
@@ -159,6 +161,7 @@ async def _run(
     role: Role, build: Callable[[Parts, str, int], Service], settings: Settings, name: str, number: int
 ) -> int:
     metrics = Metrics()
+    ProcessCollector(registry=metrics.registry)
     metrics.build_info.labels(__version__).set(1)
     metrics.bus_partitions.set(settings.kafka.partitions)
     metrics.files_limit.set(raise_file_limit())
@@ -196,7 +199,9 @@ async def _run(
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, functools.partial(tls.look, metrics, force=True))
-    trust = asyncio.ensure_future(_watch_trust(metrics))
+    trust = asyncio.ensure_future(
+        forever("certificates", functools.partial(_watch_trust, metrics), SystemClock(), metrics)
+    )
     starting = asyncio.ensure_future(_start(parts, waiting_for))
     stall = asyncio.ensure_future(_watch_stall(metrics))
     ended = asyncio.ensure_future(stopping.wait())
@@ -263,11 +268,8 @@ async def _watch_stall(metrics: Metrics) -> None:
 
 
 async def _watch_trust(metrics: Metrics) -> None:
-    async def turn() -> None:
-        tls.look(metrics)
-        await asyncio.sleep(tls.LOOK_SECONDS)
-
-    await forever("certificates", turn, SystemClock(), metrics)
+    tls.look(metrics)
+    await asyncio.sleep(tls.LOOK_SECONDS)
 
 
 def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:

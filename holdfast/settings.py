@@ -275,6 +275,9 @@ class Logic(_Section, frozen=True):
     batch: Annotated[Positive, _about("records of a partition fetched at once")] = 500
     concurrency: Annotated[Positive, _about("senders handled at the same time")] = 256
     pending: Annotated[Positive, _about("records fetched and not finished, per partition")] = 5000
+    share: Annotated[
+        Positive, _about("records of one sender fetched and not finished, above which it is told to wait")
+    ] = 1000
     time_limit: Annotated[Seconds, _about("seconds that one run of a handler may take")] = 10.0
     retries: Annotated[int, Meta(ge=0), _about("runs after the first before a message is a dead letter")] = 3
     backoff: Annotated[Seconds, _about("seconds before the first retry; doubles, with jitter")] = 0.2

@@ -83,6 +83,8 @@ class KafkaProducer:
         self._released: set[asyncio.Task[None]] = set()
         self._produced = {topic: metrics.bus_produced.labels(topic) for topic in names}
         self._failed = {topic: metrics.bus_produce_failed.labels(topic) for topic in names}
+        self._told = 0
+        metrics.bus_buffer_records_limit.inc(settings.buffer_records)
         self._task = asyncio.create_task(self._run(), name="kafka producer")
 
     def produce(
@@ -266,6 +268,8 @@ class KafkaProducer:
     def _sweep(self) -> None:
         self._sweeper = None
         now = self._clock.monotonic()
+        self._metrics.bus_buffer_records.inc(self._records - self._told)
+        self._told = self._records
         for lane in self._lanes.values():
             first = lane.flying or lane.waiting
             if first and first[0][0] <= now:

@@ -102,12 +102,20 @@ def usable(topic: dict[str, Any] | None) -> bool:
 
 
 def _check_shape(there: dict[str, dict[str, Any]], wanted: dict[Topic, str], settings: Kafka) -> None:
-    for name in wanted.values():
-        count = len(there[name]["partitions"])
+    counts = {name: len(there[name]["partitions"]) for name in wanted.values()}
+    made = min(counts.values())
+    grown = [name for name, count in counts.items() if count != made]
+    if grown:
+        raise Stop(
+            f"topic {grown[0]} has {counts[grown[0]]} partitions, others of {settings.prefix} have {made}: "
+            "some were added, and its channels would move away from what is kept of them. Kafka does not "
+            "take them back; docs/upgrading.md says how to go on"
+        )
+    for name, count in counts.items():
         if count != settings.partitions:
             raise Stop(
                 f"topic {name} has {count} partitions, kafka.partitions is {settings.partitions}: set it to "
-                f"{count}, or give kafka.prefix another value for new topics"
+                f"{count}, or give kafka.prefix another value for new topics (docs/upgrading.md)"
             )
         replicas = copies(there[name])
         if replicas < settings.replication:

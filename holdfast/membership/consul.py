@@ -138,7 +138,7 @@ class ConsulDirectory:
         if node is None or self._consul is None:
             return
         try:
-            await self._call(self._consul.agent.service.deregister(node.incarnation))
+            await self._call("deregister", self._consul.agent.service.deregister(node.incarnation))
         except Retry as error:
             _log.warning("not deregistered: %s", error)
 
@@ -161,10 +161,10 @@ class ConsulDirectory:
 
     async def facts(self) -> Facts:
         """Return what Consul says of itself. Raises Retry."""
-        leader = await self._call(self._consul.status.leader())
-        peers = await self._call(self._consul.status.peers())
+        leader = await self._call("status", self._consul.status.leader())
+        peers = await self._call("status", self._consul.status.peers())
         try:
-            about = await self._call(self._consul.agent.self())
+            about = await self._call("status", self._consul.agent.self())
         except Retry:  # a token need not be allowed to read the agent
             about = {}
         return Facts(str(leader or ""), len(peers or ()), str(about.get("Config", {}).get("Version", "")))
@@ -177,7 +177,8 @@ class ConsulDirectory:
         if node is None:
             return
         try:
-            if not await self._call(self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")):
+            passed = self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")
+            if not await self._call("pass", passed):
                 _log.warning("Consul has forgotten this node; registering again")
                 if self._node is node:
                     await self._register(node)
@@ -192,6 +193,7 @@ class ConsulDirectory:
         }
         host, _, port = node.address.rpartition(":")
         await self._call(
+            "register",
             self._consul.agent.service.register(
                 self._service(node.role),
                 service_id=node.incarnation,
@@ -199,7 +201,7 @@ class ConsulDirectory:
                 port=int(port) if port else None,
                 meta=_meta(node),
                 check=check,
-            )
+            ),
         )
 
     # seeing others
@@ -228,8 +230,11 @@ class ConsulDirectory:
         more = {} if index is None else {"index": index, "wait": f"{wait:g}s"}
         # Consul adds up to a sixteenth to the wait.
         limit = CALL_SECONDS + (wait * 1.1 if more else 0.0)
+        # One that waits for a change takes as long as there is none: its time says nothing.
         found, answers = await self._call(
-            self._watching.health.service(self._service(role), passing=True, **more), limit
+            "watch" if more else "read",
+            self._watching.health.service(self._service(role), passing=True, **more),
+            limit,
         )
         nodes: dict[str, Node] = {}
         for answer in answers or ():
@@ -278,9 +283,10 @@ class ConsulDirectory:
         made.token = self._settings.token or None  # py-consul lets CONSUL_HTTP_TOKEN win
         return made
 
-    async def _call(self, call: Awaitable[Any], limit: float = CALL_SECONDS) -> Any:
+    async def _call(self, what: str, call: Awaitable[Any], limit: float = CALL_SECONDS) -> Any:
         try:
-            return await within(self._clock, limit, call)
+            with self._known.timed(what):
+                return await within(self._clock, limit, call)
         except _FAILURES as error:
             raise Retry(f"Consul: {error or type(error).__name__}") from error
 

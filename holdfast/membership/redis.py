@@ -129,7 +129,7 @@ class RedisDirectory:
         if node is None or self._redis is None:
             return
         with contextlib.suppress(Retry):
-            await self._call(self._redis.hdel(self._key, node.incarnation))
+            await self._call("leave", self._redis.hdel(self._key, node.incarnation))
             await self._look()
 
     def nodes(self, role: Role) -> Sequence[Node]:
@@ -167,7 +167,7 @@ class RedisDirectory:
             pipeline.hset(self._key, own.incarnation, _encode(_Entry(beat, own)))
         pipeline.hgetall(self._key)
         try:
-            answers = await self._call(pipeline.execute())
+            answers = await self._call("look", pipeline.execute())
         except Retry:
             # What passes until the next successful read is nobody's silence.
             self._read_at = None
@@ -222,7 +222,7 @@ class RedisDirectory:
         )
         dead = [name for name, seen in self._seen.items() if seen.still >= FORGET * self._ttl]
         if dead:
-            await self._call(self._redis.hdel(self._key, *dead))
+            await self._call("forget", self._redis.hdel(self._key, *dead))
 
     def _client(self) -> Any:
         settings = self._redis_settings
@@ -246,9 +246,10 @@ class RedisDirectory:
         )
         return Redis.from_pool(pool)
 
-    async def _call(self, call: Any) -> Any:
+    async def _call(self, what: str, call: Any) -> Any:
         try:
-            return await call
+            with self._known.timed(what):
+                return await call
         except (RedisError, OSError, TimeoutError) as error:
             raise Retry(f"Redis: {error}") from error
 

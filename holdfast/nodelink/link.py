@@ -154,6 +154,12 @@ class Link:
         """Whether pushes go anywhere now."""
         return self._wire is not None
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that the node has not taken yet."""
+        wire = self._wire
+        return 0 if wire is None or wire.transport is None else wire.transport.get_write_buffer_size()
+
     def start(self) -> None:
         """Connect, and stay connected."""
         self._task = asyncio.get_running_loop().create_task(self._run())

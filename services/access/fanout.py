@@ -76,19 +76,19 @@ class Flow:
 class Blobs:
     """A run of entries as bytes for each wire format, made when the first connection needs it."""
 
-    __slots__ = ("_channel", "_entries", "made", "unreadable")
+    __slots__ = ("_channel", "entries", "made", "unreadable")
 
     def __init__(self, channel: Channel, entries: Sequence[Entry]) -> None:
         name, epoch = channel.name, channel.epoch
         self._channel = (name, epoch)
-        self._entries = entries
+        self.entries = entries
         self.made: list[bytes | None] = [None] * len(FORMATS)
         self.unreadable = 0
 
     def __getitem__(self, form: int) -> bytes:
         made = self.made[form]
         if made is None:
-            made = b"".join([self._one(form, seq, entry) for seq, entry in self._entries])
+            made = b"".join([self._one(form, seq, entry) for seq, entry in self.entries])
             self.made[form] = made
         return made
 
@@ -109,6 +109,7 @@ class Frames:
     __slots__ = ("_frame", "made")
 
     unreadable: Final = 0
+    entries: Final[Sequence[Entry]] = ()
 
     def __init__(self, frame: bytes) -> None:
         self._frame = frame
@@ -124,7 +125,19 @@ class Frames:
 class Job:
     """Entries `start` + 1 to `end`, and those who get them. `lagging`: they stand at `start` on their own."""
 
-    __slots__ = ("blobs", "channel", "count", "done", "end", "lagging", "size", "skip", "start", "to")
+    __slots__ = (
+        "began",
+        "blobs",
+        "channel",
+        "count",
+        "done",
+        "end",
+        "lagging",
+        "size",
+        "skip",
+        "start",
+        "to",
+    )
 
     blobs: Blobs | Frames
 
@@ -141,6 +154,7 @@ class Job:
         self.done = 0
         self.skip: set[Driver] | None = None
         self.lagging = lagging
+        self.began = 0.0
 
 
 class Notice(Job):
@@ -158,30 +172,35 @@ class Notice(Job):
         self.done = 0
         self.skip = None
         self.lagging = False
+        self.began = 0.0
 
 
 class Fanout:
     """Runs the jobs of all channels.
 
-    `on_aside` takes a subscriber who does not read out of the channel, at a position; `on_caught_up` hears
-    of a lagging one who got a job; `on_done` of each job's end.
+    `put` writes to a connection at the end of the loop's turn. `on_aside` takes a subscriber who does not
+    read out of the channel, at a position; `on_caught_up` hears of a lagging one who got a job; `on_done` of
+    each job's end.
     """
 
     def __init__(
         self,
         metrics: Metrics,
+        put: Callable[[Driver, bytes], None],
         on_aside: Callable[[Channel, Driver, int], None],
         on_caught_up: Callable[[Channel, Driver, int], None],
         on_done: Callable[[Channel, Job], None],
     ) -> None:
         self.slice_sends = SLICE_SENDS
         self._metrics = metrics
+        self._put = put
         self._on_aside = on_aside
         self._on_caught_up = on_caught_up
         self._on_done = on_done
         self._ready: dict[Channel, None] = {}
         self._scheduled = False
         self._active: collections.deque[Job] = collections.deque()
+        self.bytes = 0
 
     def add(self, channel: Channel, flow: Flow, seq: int, entry: bytes) -> None:
         """Give the next entry to the channel's live subscribers, soon."""
@@ -220,6 +239,7 @@ class Fanout:
             finally:
                 self._finish(job)  # or the channel's later jobs would wait for it for ever
         else:
+            job.began = time.perf_counter()
             self._active.append(job)
             self._wake()
 
@@ -253,9 +273,10 @@ class Fanout:
     def _work(self, job: Job, most: int) -> None:
         """Write a job to the next `most` of its connections."""
         blobs, skip, lagging, notice = job.blobs, job.skip, job.lagging, isinstance(job, Notice)
+        few, put = len(job.to) <= SMALL, self._put
         made = blobs.made  # a call of ours for each delivery would be 2 % of a crowd's
         to = job.to[job.done : job.done + most]
-        written = 0
+        written = size = 0
         # Set before the loop: what is called from it may look at the job.
         job.done += len(to)
         for driver in to:
@@ -269,11 +290,16 @@ class Fanout:
                 own = job.channel.own
                 if own is None or own.get(driver) != job.start:
                     continue
-                driver.transport.write(blobs[driver.format])
-                self._on_caught_up(job.channel, driver, job.end)
+            blob = made[driver.format] or blobs[driver.format]
+            if few or driver.out is not None:
+                put(driver, blob)
             else:
-                driver.transport.write(made[driver.format] or blobs[driver.format])
+                driver.transport.write(blob)
+            if lagging:
+                self._on_caught_up(job.channel, driver, job.end)
             written += 1
+            size += len(blob)
+        self.bytes += size
         if written:
             self._metrics.access_deliveries.inc(written * job.count)
 
@@ -283,10 +309,14 @@ class Fanout:
         assert flow is not None
         flow.jobs.popleft()
         flow.size -= job.size
+        if job.began:
+            self._metrics.access_fanout_seconds.observe(time.perf_counter() - job.began)
         if job.blobs.unreadable:
             self._metrics.access_unreadable.inc(job.blobs.unreadable)
         if flow.jobs:
             following = flow.jobs[0]
+            if len(following.to) > SMALL:
+                following.began = time.perf_counter()
             self._active.append(following)
             self._wake()
         self._on_done(channel, job)

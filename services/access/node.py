@@ -29,6 +29,7 @@ from .inflow import Inflow
 from .joins import Joins
 from .links import Links
 from .listeners import listeners
+from .outbox import Outbox
 from .produce import Produce
 from .reader import Reader
 from .rebalance import Rebalance
@@ -85,7 +86,8 @@ class AccessNode:
         self.roster = Roster(self)
         self.links = Links(self)
         self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
-        self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
+        self.outbox = Outbox()
+        self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up)
         self.routes = Routes(
             parts.log,
             self.clock,
@@ -140,6 +142,7 @@ class AccessNode:
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
+        self.bytes_in = self.bytes_out = 0
         self.frames_in: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.frames_out: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.draining = False
@@ -318,6 +321,9 @@ class AccessNode:
             for frame, count in counted.items():
                 metric.labels(str(frame.__struct_config__.tag)).inc(count)  # type: ignore[attr-defined]
             counted.clear()
+        metrics.access_bytes_in.inc(self.bytes_in)
+        metrics.access_bytes_out.inc(self.bytes_out + self.delivery.fanout.bytes)
+        self.bytes_in = self.bytes_out = self.delivery.fanout.bytes = 0
         metrics.access_sessions.set(self.roster.count)
         metrics.access_channels.set(len(self.registry))
         metrics.access_subscriptions.set(self.subscriptions)

@@ -12,6 +12,7 @@ from holdfast.ids import random_id
 from holdfast.log.port import Change
 from holdfast.protocol.connection import Event
 
+from . import journal
 from .connects import Connecting
 from .devices import Devices
 from .grants import policy_of
@@ -44,6 +45,7 @@ class Roster:
         self._leaving: dict[str, Session] = {}
         self._untold: dict[str, int] = {}  # sessions whose `connect` is not durable, by their beginnings
         self._floor = 0
+        self._journal = journal.wanted()
 
     def connect(self, driver: Driver, frame: Connect) -> None:
         """Begin a session. Raises Reject with the code to refuse with, Retry while its key is looked up."""
@@ -99,6 +101,8 @@ class Roster:
         driver.limit = 0
         driver.due = 0
         self._node.wheel.put(driver, self._node.wheel.tick + self._node.heartbeat_ticks)
+        if self._journal:
+            journal.began(driver.session.id, driver.carrier)
         told = functools.partial(self._untold.pop, driver.session.id, 0)
         self._node.produce.event(driver.session, "connect", done=told)
 
@@ -115,6 +119,8 @@ class Roster:
         self._node.metrics.access_closes.labels(reason).inc()
         if session is None:
             return
+        if self._journal:
+            journal.ended(session.id, reason)
         connecting, driver.connecting = driver.connecting, None
         if connecting is not None:
             self._forget_connecting(session.user, connecting)

@@ -88,6 +88,10 @@ class Links:
         for link in self._links.values():
             link.break_chain(partition)
 
+    def waiting(self) -> int:
+        """Return the bytes that wait for the node that takes the least."""
+        return max((link.waiting for link in self._links.values()), default=0)
+
     def close(self) -> None:
         """Close all links."""
         for link in self._links.values():

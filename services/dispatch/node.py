@@ -71,6 +71,8 @@ class DispatchNode:
         self._producer = await self._until_done(lambda: parts.bus.producer(deadline=settings.kafka.deadline))
         self._feed = Feed(self._consumer, parts.clock, parts.metrics, bound=settings.dispatch.pending)
         self._feed.start(parts.bus.partitions)
+        parts.metrics.dispatch_queued_limit.set(settings.dispatch.pending)
+        parts.metrics.dispatch_link_bytes_limit.set(settings.nodelink.buffer)
         self._unwatch = parts.directory.watch(self._changed.set)
         await self._until_done(lambda: parts.directory.join(self._node))
         self._serving = True
@@ -180,6 +182,9 @@ class DispatchNode:
         assert self._feed is not None
         lag = self._parts.metrics.dispatch_lag
         await self._parts.clock.sleep(COMMIT_SECONDS)
+        metrics = self._parts.metrics
+        metrics.dispatch_link_bytes.set(self._links.waiting())
+        metrics.dispatch_queued.set(self._feed.queued())
         offsets = {p.number: p.carried.offset + 1 for p in self._partitions.values() if p.serving}
         if not offsets:
             lag.clear()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from holdfast.bus.kafka import KafkaBus
 from holdfast.bus.kafka_topics import violations
@@ -36,6 +37,29 @@ async def test_another_partition_count_is_refused(kafka_server: Running, unique_
     with pytest.raises(Stop, match=rf"{unique_prefix}\.inbound has 3 partitions.*kafka\.partitions is 5"):
         await bus.start()
     await bus.close()
+
+
+@pytest.mark.kafka
+async def test_partitions_that_were_added_are_refused(kafka_server: Running, unique_prefix: str) -> None:
+    """inv 11: what runs goes on with the partitions it knows; what starts names the topic that has grown."""
+    running = KafkaBus(kafka(kafka_server.address, unique_prefix), Metrics(), SystemClock())
+    await running.start()
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_server.address)
+    await admin.start()
+    await admin.create_partitions({f"{unique_prefix}.outbound": NewPartitions(P + 2)})
+    await admin.close()
+    producer = await running.producer(deadline=10.0)
+    for partition in range(P):
+        assert await producer.produce("outbound", partition, b"k", b"v") == 0
+    assert {p: end for p, (_, end) in (await running.ends("outbound")).items()} == dict.fromkeys(range(P), 1)
+    await producer.close()
+    await running.close()
+    for count in (P, P + 2):
+        settings = msgspec.structs.replace(kafka(kafka_server.address, unique_prefix), partitions=count)
+        again = KafkaBus(settings, Metrics(), SystemClock())
+        with pytest.raises(Stop, match=rf"{unique_prefix}\.outbound has 5 partitions, others .* have 3"):
+            await again.start()
+        await again.close()
 
 
 @pytest.mark.kafka
