@@ -91,7 +91,7 @@ def is_new(link: Link, wire: object) -> bool:
     return link.connected and link._wire is not wire
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
