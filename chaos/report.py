@@ -37,6 +37,8 @@ def table(rows: Sequence[Sequence[object]]) -> Iterator[str]:
 def totals(ledger: Ledger) -> Iterator[str]:
     """Yield what was sent and came through. Those from `lost` to `failed` must be 0."""
     counts = ledger.counts
+    yield from table([("joined a group", "left it"), (counts["joined"], counts["left"])])
+    yield ""
     yield from table(
         [
             ("sent", "acked", "unknown", "delivered", "lost", "doubled", "reordered", "failed", "resets"),

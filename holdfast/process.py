@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -135,6 +137,17 @@ def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
         sys.exit(EXIT_SETTINGS)
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may (its hard limit); return how many that are.
+
+    Shells and supervisors give 1024 for the sake of old programs: each connection of a client is one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems have no use for "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def run_loop(work: Any) -> int:
     """Run a coroutine on uvloop and return its result."""
     import uvloop  # noqa: PLC0415
@@ -150,6 +163,7 @@ async def _run(
     ProcessCollector(registry=metrics.registry)
     metrics.build_info.labels(__version__).set(1)
     metrics.bus_partitions.set(settings.kafka.partitions)
+    metrics.files_limit.set(raise_file_limit())
     if role == "access":
         metrics.access_connections_limit.set(settings.access.connections)
     parts = Parts(
@@ -176,6 +190,9 @@ async def _run(
         print(f"holdfast {role}: process.metrics_port {port + number}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return EXIT_SETTINGS
 
+    parts = dataclasses.replace(
+        parts, metrics_address=f"{settings.process.advertise or settings.process.host}:{health.port}"
+    )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

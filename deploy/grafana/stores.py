@@ -35,6 +35,17 @@ STORES: Final = Dashboard(
                     ),
                     "ops",
                 ),
+                Panel(
+                    "Backlog",
+                    "Records that wait in a topic's most loaded partition.",
+                    lines("max by (topic) (holdfast_bus_backlog{SELECT})", "{{topic}}"),
+                ),
+                Panel(
+                    "Refused by a backlog",
+                    "Sends, requests and publishes that were told to come back.",
+                    lines(rate("bus_backlog_refused_total", "topic"), "{{topic}}"),
+                    "ops",
+                ),
             ),
         ),
         Row(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,6 +12,7 @@ from aiokafka.errors import KafkaError
 from holdfast.bus import kafka_end, kafka_topics
 from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
 from holdfast.bus.kafka_producer import KafkaProducer
+from holdfast.bus.kafka_security import why
 from holdfast.bus.port import between
 from holdfast.errors import Retry
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 _HEALTH_SECONDS: Final = 0.9
 _JOIN_SECONDS: Final = 60.0  # the other members may finish what they have first
 _AWAY: Final = (KafkaError, OSError, TimeoutError)
-
-# It logs every failed attempt of an outage as an error; what matters of them comes from us, as Retry.
-logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 class KafkaBus:
@@ -53,12 +50,14 @@ class KafkaBus:
         """See `holdfast.bus.port.Bus`."""
         await self.close()  # of an earlier try
         try:
-            self._admin = await kafka_topics.connect(self._settings.servers, self._seconds)
+            self._admin = await kafka_topics.connect(self._settings, self._seconds)
             if self.checked:
                 await kafka_topics.prepare(self._admin, self._settings, self._clock)
             self._probe = await self._started(make(self._settings, ""), self._seconds)
         except _AWAY as error:
-            raise Retry(f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}") from error
+            raise Retry(
+                f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}{why()}"
+            ) from error
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Bus`."""
@@ -165,7 +164,9 @@ class KafkaBus:
         try:
             await self._started(beneath, seconds)
         except _AWAY as error:
-            raise Retry(f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}") from error
+            raise Retry(
+                f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}{why()}"
+            ) from error
 
     async def _started(self, beneath: AIOKafkaConsumer, seconds: float) -> AIOKafkaConsumer:
         try:

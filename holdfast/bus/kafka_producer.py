@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import TopicPartition
 
 from holdfast.bus import kafka_end
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import MAX_RECORD
 from holdfast.errors import Reject, Retry
 
@@ -157,6 +158,7 @@ class KafkaProducer:
         seconds = max(self._deadline, 1.0)
         beneath = kafka_end.Producer(
             bootstrap_servers=self._settings.servers,
+            **options(self._settings),
             acks="all",
             enable_idempotence=True,
             max_batch_size=MAX_BATCH,

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import socket
+import ssl
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock, Timer
     from holdfast.network import Network, Server
     from holdfast.observe.metrics import Metrics
+    from holdfast.tls import Trust
 
 MAX_HELLO: Final = 4096
 """Bytes of the first frame, at most: nobody unknown makes this process hold more."""
@@ -90,7 +92,9 @@ class IncomingLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        del exc
+        if isinstance(exc, ssl.SSLError) and not self.dispatcher:
+            self._server.metrics.access_nodelink_refused.labels("tls").inc()
+            _log.warning("nodelink closed: %s", exc, extra={"reason": "tls"})
         self._buffer = b""
         if self._timer is not None:
             self._timer.cancel()
@@ -176,8 +180,10 @@ class LinkServer:
         on_push: Callable[[IncomingLink, Push], None],
         on_lost: Callable[[IncomingLink], None],
         clock: Clock | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.metrics = metrics
+        self._trust = trust
         self.clock: Clock = clock or SystemClock()
         self.on_push = on_push
         self._on_lost = on_lost
@@ -202,7 +208,12 @@ class LinkServer:
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address is taken."""
-        self._server = await self._network.listen(lambda: IncomingLink(self), self._host, self._port)
+        self._server = await self._network.listen(
+            lambda: IncomingLink(self),
+            self._host,
+            self._port,
+            ssl=self._trust.context if self._trust is not None else None,
+        )
 
     def renew(self, incarnation: str) -> None:
         """Take a new incarnation: links that were meant for the old one are closed."""

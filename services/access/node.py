@@ -131,6 +131,7 @@ class AccessNode:
             on_push=self.links.push,
             on_lost=lambda _: None,
             clock=self.clock,
+            trust=tls.nodelink_server(parts.settings.nodelink),
         )
         self._trust = tls.access_server(access)
 
@@ -273,6 +274,7 @@ class AccessNode:
                 role="access",
                 address=f"{host}:{self.link_server.port}",
                 endpoints=endpoints,
+                metrics=self.parts.metrics_address,
                 region=process.region,
                 draining=self.draining,
             )

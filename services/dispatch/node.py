@@ -42,7 +42,13 @@ class DispatchNode:
         self._random = random or Random()  # noqa: S311 - jitter and ids that need to differ, not to be secret
         self.name = name
         self.incarnation = f"{name}-{self._random.getrandbits(48):012x}"
-        self._node = Node(name, self.incarnation, "dispatch", region=parts.settings.process.region)
+        self._node = Node(
+            name,
+            self.incarnation,
+            "dispatch",
+            metrics=parts.metrics_address,
+            region=parts.settings.process.region,
+        )
         self._links = Links(parts, self.incarnation, self._random, self._positions)
         self._partitions: dict[int, Partition] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}

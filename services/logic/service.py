@@ -111,7 +111,13 @@ class Service:
         )
         await self._worker.start()
         await parts.directory.join(
-            Node(name=self._name, incarnation=self._incarnation, role="logic", region=settings.process.region)
+            Node(
+                name=self._name,
+                incarnation=self._incarnation,
+                role="logic",
+                metrics=parts.metrics_address,
+                region=settings.process.region,
+            )
         )
 
     async def stop(self) -> None:

@@ -30,5 +30,6 @@ def test_nothing_is_lost_doubled_or_reordered(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["violations"] == {"lost": 0, "doubled": 0, "reordered": 0, "failed": 0}
     assert result["counts"]["delivered"] > result["counts"]["acked"] > 500
+    assert result["counts"]["joined"] >= result["counts"]["left"] > 2
     plan = (tmp_path / "run" / "plan.txt").read_text()
     assert all(f"{kind.what} {kind.on}" in plan for kind in KINDS)

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from holdfast.bus.kafka import KafkaBus
-from holdfast.bus.kafka_topics import _broken
+from holdfast.bus.kafka_topics import violations
 from holdfast.clock import SystemClock
 from holdfast.errors import Stop
 from holdfast.observe.metrics import Metrics
@@ -102,9 +102,9 @@ def test_one_replica_in_sync_is_not_enough(topic: Topic) -> None:
         "cleanup.policy": "compact" if topic == "state" else "delete",
     }
     one, two = found | {"min.insync.replicas": "1"}, found | {"min.insync.replicas": "2"}
-    assert [option for option, *_ in _broken(topic, one, Kafka(), 3)] == ["min.insync.replicas"]
-    assert not list(_broken(topic, two, Kafka(), 3))
-    assert not list(_broken(topic, one, Kafka(), 1))
+    assert [option for option, *_ in violations(topic, one, Kafka(), 3)] == ["min.insync.replicas"]
+    assert not list(violations(topic, two, Kafka(), 3))
+    assert not list(violations(topic, one, Kafka(), 1))
 
 
 @pytest.mark.kafka
