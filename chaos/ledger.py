@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect
 from collections import Counter
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Kind = Literal["lost", "doubled", "reordered", "failed"]
 KEPT: Final = 0.2
 """Delays up to this many seconds are counted in the histogram only."""
+SLOWEST: Final = 5
+"""Of so many of the longest it is known what they were of."""
 _STEPS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 600.0)
 
 
@@ -74,21 +77,25 @@ class View:
 
 
 class Delays:
-    """Delays: a histogram of all, and (sent, delay) of the long ones."""
+    """Delays: a histogram of all, (sent, delay) of the long ones, and what the longest were of."""
 
     def __init__(self) -> None:
         self.count = 0
         self.longest = 0.0
+        self.slowest: list[tuple[float, float, str]] = []
         self._steps = [0] * (len(_STEPS) + 1)
         self._long = array("d")
 
-    def add(self, sent: float, delay: float) -> None:
-        """Count one."""
+    def add(self, sent: float, delay: float, of: str = "") -> None:
+        """Count one; `of` tells what it was of."""
         self.count += 1
         self.longest = max(self.longest, delay)
         self._steps[next((at for at, step in enumerate(_STEPS) if delay <= step), len(_STEPS))] += 1
         if delay > KEPT:
             self._long.extend((sent, delay))
+            heappush(self.slowest, (delay, sent, of))
+            if len(self.slowest) > SLOWEST:
+                heappop(self.slowest)
 
     def share(self, part: float) -> float:
         """Return a bound that so large a part of all delays did not exceed, in seconds."""
@@ -141,7 +148,7 @@ class Ledger:
         send = self.sends[number]
         send.state, send.id = "acked", message
         self.counts["acked"] += 1
-        self.acks.add(send.at, self.now() - send.at)
+        self.acks.add(send.at, self.now() - send.at, send.source)
 
     def unknown(self, number: int) -> None:
         """Take that its program ended before an answer came: it may be there, once, or not."""
@@ -227,7 +234,7 @@ class Ledger:
             view.latest[channel, send.source] = max(latest, send.order)
         seen[index] = 1
         if view.prompt:
-            self.deliveries.add(send.at, now - send.at)
+            self.deliveries.add(send.at, now - send.at, f"{send.source} to {view.name} in {channel}")
 
     def _placed(self, view: View, channel: str, epoch: str, seq: int, number: int) -> None:
         """Check the place: it follows the last one, and holds the same message for everybody."""

@@ -65,6 +65,15 @@ def delays(ledger: Ledger) -> Iterator[str]:
     yield from table(rows)
 
 
+def slowest(ledger: Ledger) -> Iterator[str]:
+    """Yield what took longest, and when it was sent."""
+    rows: list[tuple[object, ...]] = [("slowest", "sent at", "seconds", "of")]
+    for name, each in (("ack", ledger.acks), ("delivery", ledger.deliveries)):
+        rows += [(name, sent, delay, of) for delay, sent, of in sorted(each.slowest, reverse=True)]
+    if len(rows) > 1:
+        yield from table(rows)
+
+
 def interruptions(ledger: Ledger, done: Sequence[Done]) -> Iterator[str]:
     """Yield, by kind of fault, the longest delays (s) of what was sent while it lasted, or right after."""
     kinds: dict[str, list[Done]] = {}
@@ -127,6 +136,7 @@ def whole(
     for part in (
         interruptions(ledger, done),
         delays(ledger),
+        slowest(ledger),
         memory(sizes, restarts),
         counted(counters),
         totals(ledger),

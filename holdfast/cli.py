@@ -90,9 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     tail.add(commands, operator, deadletter.positive)
     inspect_message.add(commands, operator)
     deadletter.add(commands, operator)
-    carry.add(commands, operator)
     config_command.add(commands, operator)
     doctor.add(commands, operator)
+    carry.add(commands, operator)
 
     settings = commands.add_parser(
         "settings",

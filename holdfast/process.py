@@ -23,6 +23,7 @@ from prometheus_client import ProcessCollector
 from holdfast import __version__, tls
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry, Stop
+from holdfast.failures import forever
 from holdfast.network import TcpNetwork
 from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
@@ -198,7 +199,9 @@ async def _run(
     for sign in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sign, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, functools.partial(tls.look, metrics, force=True))
-    trust = asyncio.ensure_future(_watch_trust(metrics))
+    trust = asyncio.ensure_future(
+        forever("certificates", functools.partial(_watch_trust, metrics), SystemClock(), metrics)
+    )
     starting = asyncio.ensure_future(_start(parts, waiting_for))
     stall = asyncio.ensure_future(_watch_stall(metrics))
     ended = asyncio.ensure_future(stopping.wait())
@@ -265,9 +268,8 @@ async def _watch_stall(metrics: Metrics) -> None:
 
 
 async def _watch_trust(metrics: Metrics) -> None:
-    while True:
-        tls.look(metrics)
-        await asyncio.sleep(tls.LOOK_SECONDS)
+    tls.look(metrics)
+    await asyncio.sleep(tls.LOOK_SECONDS)
 
 
 def write_ready(settings: Settings, role: str, name: str, number: int, details: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ SECRETS: Final = frozenset(
         "auth.secrets",
         "consul.token",
         "kafka.password",
+        "nodelink.other_secret",
         "nodelink.secret",
         "redis.sentinel_password",
         "redis.url",
@@ -172,6 +173,16 @@ class Auth(_Section, frozen=True):
     key_files: Annotated[
         tuple[str, ...], _about("PEM files of public keys: RS256, ES256 or EdDSA by kind")
     ] = ()
+    jwks_url: Annotated[
+        str, _about("https:// address of a JWKS with more public keys (any OIDC provider); empty: none")
+    ] = ""
+    jwks_refresh: Annotated[Seconds, _about("seconds between fetches of the JWKS")] = 300.0
+    jwks_pause: Annotated[
+        Seconds, _about("seconds between fetches, at least, where tokens name a key that is not known")
+    ] = 10.0
+    tls_authority: Annotated[
+        str, _about("PEM file of the authority to believe for the JWKS; empty: the system's")
+    ] = ""
     audience: Annotated[str, _about("required `aud`; empty: not checked")] = ""
     issuer: Annotated[str, _about("required `iss`; empty: not checked")] = ""
     leeway: Annotated[float, Meta(ge=0), _about("seconds by which clocks may differ")] = 5.0
@@ -242,6 +253,9 @@ class Nodelink(_Section, frozen=True):
 
     port: Annotated[Port, _about("nodelink listener of access; a worker adds its number")] = 8700
     secret: Annotated[str, _about("shared secret that dispatch must show; empty: none asked")] = ""
+    other_secret: Annotated[
+        str, _about("a second secret that access takes too, while one replaces the other")
+    ] = ""
     tls_authority: Annotated[
         str, _about("PEM file of the authority of all nodelink certificates, and of nothing else")
     ] = ""
@@ -261,6 +275,9 @@ class Logic(_Section, frozen=True):
     batch: Annotated[Positive, _about("records of a partition fetched at once")] = 500
     concurrency: Annotated[Positive, _about("senders handled at the same time")] = 256
     pending: Annotated[Positive, _about("records fetched and not finished, per partition")] = 5000
+    share: Annotated[
+        Positive, _about("records of one sender fetched and not finished, above which it is told to wait")
+    ] = 1000
     time_limit: Annotated[Seconds, _about("seconds that one run of a handler may take")] = 10.0
     retries: Annotated[int, Meta(ge=0), _about("runs after the first before a message is a dead letter")] = 3
     backoff: Annotated[Seconds, _about("seconds before the first retry; doubles, with jitter")] = 0.2

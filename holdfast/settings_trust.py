@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from holdfast.errors import Stop
 
 if TYPE_CHECKING:
-    from holdfast.settings import Access, Consul, Kafka, Nodelink, Redis, Settings
+    from holdfast.settings import Access, Auth, Consul, Kafka, Nodelink, Redis, Settings
+
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def check(settings: Settings) -> None:
@@ -20,6 +23,9 @@ def check(settings: Settings) -> None:
     _check_nodelink(settings.nodelink)
     _check_kafka(settings.kafka)
     _check_redis(settings.redis)
+    _check_auth(settings.auth)
+    if not all(settings.api.keys):
+        raise Stop("api.keys: a key must not be empty, or whoever shows none would have it")
     if not settings.consul.tls:
         _no_files("consul", settings.consul, "consul.tls is false: set it to true for TLS")
 
@@ -56,6 +62,8 @@ def _check_nodelink(nodelink: Nodelink) -> None:
             "nodelink.tls_certificate and nodelink.tls_authority are set both, or none: each side shows a "
             "certificate and believes those of the authority only"
         )
+    if nodelink.other_secret and not nodelink.secret:
+        raise Stop("nodelink.other_secret is of no use without nodelink.secret, which everybody is asked for")
 
 
 def _check_kafka(kafka: Kafka) -> None:
@@ -89,3 +97,30 @@ def _check_redis(redis: Redis) -> None:
         )
     if redis.sentinel_user and not redis.sentinel_password:
         raise Stop("redis.sentinel_user is of no use without redis.sentinel_password")
+
+
+def _check_auth(auth: Auth) -> None:
+    if not auth.jwks_url:
+        if auth.tls_authority:
+            raise Stop("auth.tls_authority is of no use without auth.jwks_url")
+        return
+    try:
+        parts = urlsplit(auth.jwks_url)
+        host = parts.hostname or ""
+    except ValueError:
+        raise Stop("auth.jwks_url is no address") from None
+    if parts.username or parts.password:
+        raise Stop(
+            "auth.jwks_url must not hold a password: public keys are not secret, and addresses are shown"
+        )
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)):
+        raise Stop(
+            "auth.jwks_url must be https://: who answers in its place could sign tokens for every user"
+        )
+    if auth.tls_authority and parts.scheme != "https":
+        raise Stop("auth.tls_authority is of no use: auth.jwks_url is not https://")
+    if not auth.audience and not auth.issuer:
+        raise Stop(
+            "auth.jwks_url needs auth.audience (or auth.issuer, where tokens have no `aud`): a provider "
+            "signs tokens for other applications with the same keys"
+        )

@@ -13,7 +13,7 @@ from holdfast.bus import kafka_end, kafka_topics
 from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
 from holdfast.bus.kafka_producer import KafkaProducer
 from holdfast.bus.kafka_security import why
-from holdfast.bus.port import between
+from holdfast.bus.port import Progress, between
 from holdfast.errors import Retry
 
 if TYPE_CHECKING:
@@ -109,14 +109,16 @@ class KafkaBus:
             raise Retry(f"Kafka did not tell how far its logs reach: {error!r}") from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
-    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, Progress]:
         """See `holdfast.bus.port.Bus`."""
         # In this order: the other way round a reader could seem to be ahead of the log.
-        committed = await self._committed(topic, group)
-        return between(committed, await self.ends(topic))
+        found = await self._committed(topic, group)
+        offsets = {partition: offset for partition, (offset, _) in found.items()}
+        notes = {partition: note for partition, (_, note) in found.items()}
+        return between(offsets, notes, await self.ends(topic))
 
-    async def _committed(self, topic: Topic, group: str) -> Mapping[int, int]:
-        """Return the offsets that a group committed. Raises Retry."""
+    async def _committed(self, topic: Topic, group: str) -> Mapping[int, tuple[int, str]]:
+        """Return the offsets and notes that a group committed. Raises Retry."""
         if self._admin is None:
             raise Retry("the bus is not started")
         tps = [TopicPartition(self._names[topic], partition) for partition in range(self.partitions)]
@@ -126,12 +128,12 @@ class KafkaBus:
                 if where is None:
                     where = await self._admin.find_coordinator(group)
                 found = await self._admin.list_consumer_group_offsets(group, where, tps)
-                offsets = {tp.partition: found[tp].offset for tp in tps}
+                committed = {tp.partition: (found[tp].offset, found[tp].metadata) for tp in tps}
         except (*_AWAY, AttributeError, KeyError) as error:
             # aiokafka stumbles over a partition's error, and answers a coordinator's with no partitions.
             raise Retry(f"Kafka did not tell what {group} committed: {error!r}") from error
         self._coordinators[group] = where
-        return {partition: offset for partition, offset in offsets.items() if offset >= 0}
+        return {partition: one for partition, one in committed.items() if one[0] >= 0}
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         """See `holdfast.bus.port.Bus`."""

@@ -130,11 +130,12 @@ class KafkaConsumer:
         if partition not in self._held:
             self._beneath.resume(TopicPartition(self._name, partition))
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
+    async def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> None:
         """See `holdfast.bus.port.Consumer`."""
         if not self._group:
             raise ValueError("a reader without a group has nowhere to commit to")
-        where = {TopicPartition(self._name, partition): offset for partition, offset in offsets.items()}
+        notes = notes or {}
+        where = {TopicPartition(self._name, p): (offset, notes.get(p, "")) for p, offset in offsets.items()}
         try:
             async with asyncio.timeout(self._deadline):
                 if self._commit is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiokafka.admin import AIOKafkaAdminClient
 
-    from holdfast.bus.port import Bus, Topic
+    from holdfast.bus.port import Bus, Progress, Topic
     from holdfast.clock import Clock
     from holdfast.doctor.finding import Finding
     from holdfast.settings import Kafka
@@ -193,7 +193,7 @@ async def _look_at_groups(findings: Findings, settings: Kafka, bus: Bus, clock: 
         await bus.close()
 
 
-async def _progress(bus: Bus, topic: Topic, group: str, clock: Clock) -> Mapping[int, tuple[int, int]]:
+async def _progress(bus: Bus, topic: Topic, group: str, clock: Clock) -> Mapping[int, Progress]:
     """Ask for a group's progress, again for a while: a Kafka without groups has no coordinator yet."""
     until = clock.monotonic() + LOOK_SECONDS
     while True:
@@ -209,12 +209,12 @@ def _compare(
     findings: Findings,
     topic: Topic,
     role: str,
-    first: Mapping[int, tuple[int, int]],
-    then: Mapping[int, tuple[int, int]],
+    first: Mapping[int, Progress],
+    then: Mapping[int, Progress],
 ) -> None:
-    waits = {partition: end - position for partition, (position, end) in then.items()}
+    waits = {partition: one.end - one.position for partition, one in then.items()}
     total, most = sum(waits.values()), max(waits.values())
-    stuck = [p for p, count in waits.items() if count > MANY and then[p][0] == first[p][0]]
+    stuck = [p for p, count in waits.items() if count > MANY and then[p].position == first[p].position]
     found = f"{total} records wait for {role}, {most} of them in one partition"
     if stuck:
         findings.wrong(

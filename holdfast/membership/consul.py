@@ -161,10 +161,10 @@ class ConsulDirectory:
 
     async def facts(self) -> Facts:
         """Return what Consul says of itself. Raises Retry."""
-        leader = await self._call("look", self._consul.status.leader())
-        peers = await self._call("look", self._consul.status.peers())
+        leader = await self._call("status", self._consul.status.leader())
+        peers = await self._call("status", self._consul.status.peers())
         try:
-            about = await self._call("look", self._consul.agent.self())
+            about = await self._call("status", self._consul.agent.self())
         except Retry:  # a token need not be allowed to read the agent
             about = {}
         return Facts(str(leader or ""), len(peers or ()), str(about.get("Config", {}).get("Version", "")))

@@ -176,6 +176,7 @@ class LinkServer:
         *,
         incarnation: str,
         secret: str,
+        other_secret: str = "",
         metrics: Metrics,
         on_push: Callable[[IncomingLink, Push], None],
         on_lost: Callable[[IncomingLink], None],
@@ -191,7 +192,7 @@ class LinkServer:
         self._host = host
         self._port = port
         self._incarnation = incarnation
-        self._secret = secret.encode()
+        self._secrets = (secret.encode(), (other_secret or secret).encode())
         self._links: dict[IncomingLink, None] = {}  # in order, so that runs can be repeated
         self._server: Server | None = None
 
@@ -232,7 +233,8 @@ class LinkServer:
         if hello.version != VERSION:
             return "version"
         # Compared always, an empty setting included, so that the answer's time tells nothing.
-        if not hmac.compare_digest(hello.secret.encode(), self._secret) and self._secret:
+        right = [hmac.compare_digest(hello.secret.encode(), secret) for secret in self._secrets]
+        if self._secrets[0] and not any(right):
             return "secret"
         if hello.incarnation not in ("", self._incarnation):
             return "incarnation"

@@ -112,6 +112,7 @@ TABLE: Final = (
     Metric("logic_dead_letters", "counter", "records put into the dead letters", ("reason",)),
     Metric("logic_pending", "gauge", "records fetched and not finished"),
     Metric("logic_paused", "counter", "times a partition was paused because too much of it was unfinished"),
+    Metric("logic_crowding", "gauge", "senders told to wait because too much of theirs is unfinished"),
     Metric("logic_backlog_waits", "counter", "times logic paused because dispatch is far behind"),
     Metric("logic_rewinds", "counter", "returns to what is durable after an output failed"),
     Metric("logic_published", "counter", "messages written to outbound", ("by",)),
@@ -184,6 +185,8 @@ TABLE: Final = (
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
     Metric("tls_reloads", "counter", "certificates that changed, by part and outcome", ("part", "outcome")),
+    Metric("auth_jwks_fetches", "counter", "fetches of the JWKS", ("outcome",)),
+    Metric("auth_jwks_keys", "gauge", "keys of the JWKS that are in use"),
     Metric("tls_expires_seconds", "gauge", "when a part's certificate ends, Unix time", ("part",)),
 )
 

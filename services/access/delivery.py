@@ -22,7 +22,7 @@ from .fanout import Fanout, Flow, Job, Notice
 from .registry import UNKNOWN, Channel, older
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.log.port import View
     from holdfast.observe.metrics import Metrics
@@ -48,14 +48,16 @@ _log = logging.getLogger(__name__)
 class Delivery:
     """Brings each channel's messages to its subscribers, each once and in order (inv 4)."""
 
-    def __init__(self, reader: Reader, metrics: Metrics, catch_up: int) -> None:
+    def __init__(
+        self, reader: Reader, metrics: Metrics, put: Callable[[Driver, bytes], None], catch_up: int
+    ) -> None:
         self._reader = reader
         self._metrics = metrics
         self._catch_up = catch_up
         self._advanced = 0
         self.traces: Traces | None = None
         self._journal = journal.wanted()
-        self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
+        self.fanout = Fanout(metrics, put, self._aside, self._caught_up, self._job_done)
 
     # pushes
 
@@ -315,14 +317,23 @@ class Delivery:
     # broken continuity
 
     def _switch(self, channel: Channel, view: View) -> None:
-        """Go on at the log's head: another epoch, or nobody's place is kept any more."""
+        """Go on at the log's head: another epoch, or the channel's place is not kept any more.
+
+        Who began after what is still kept, further on than this channel has got, misses nothing and stays.
+        """
         _log.info("a channel goes on elsewhere", extra={"channel": channel.name, "epoch": view.epoch})
         reason = (
             "another epoch began" if view.epoch != channel.epoch else "what was missed is not kept any more"
         )
+        ahead: dict[Driver, int] = {}
+        if view.epoch == channel.epoch and channel.own is not None:
+            ahead = {driver: place for driver, place in channel.own.items() if place >= view.first - 1}
         self.fanout.drop(channel)
         channel.epoch, channel.seq = view.epoch, view.head
-        self._resets(channel, channel.drivers(), reason)
+        self._resets(channel, [driver for driver in channel.drivers() if driver not in ahead], reason)
+        for driver, place in ahead.items():
+            if place == channel.seq and not driver.blocked:
+                self.go_live(channel, driver)
 
     def _resets(self, channel: Channel, drivers: Sequence[Driver], reason: str) -> None:
         """Let subscribers go on at the channel's position, and tell them so, in slices as any fan-out.

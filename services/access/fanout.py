@@ -178,19 +178,22 @@ class Notice(Job):
 class Fanout:
     """Runs the jobs of all channels.
 
-    `on_aside` takes a subscriber who does not read out of the channel, at a position; `on_caught_up` hears
-    of a lagging one who got a job; `on_done` of each job's end.
+    `put` writes to a connection at the end of the loop's turn. `on_aside` takes a subscriber who does not
+    read out of the channel, at a position; `on_caught_up` hears of a lagging one who got a job; `on_done` of
+    each job's end.
     """
 
     def __init__(
         self,
         metrics: Metrics,
+        put: Callable[[Driver, bytes], None],
         on_aside: Callable[[Channel, Driver, int], None],
         on_caught_up: Callable[[Channel, Driver, int], None],
         on_done: Callable[[Channel, Job], None],
     ) -> None:
         self.slice_sends = SLICE_SENDS
         self._metrics = metrics
+        self._put = put
         self._on_aside = on_aside
         self._on_caught_up = on_caught_up
         self._on_done = on_done
@@ -270,6 +273,7 @@ class Fanout:
     def _work(self, job: Job, most: int) -> None:
         """Write a job to the next `most` of its connections."""
         blobs, skip, lagging, notice = job.blobs, job.skip, job.lagging, isinstance(job, Notice)
+        few, put = len(job.to) <= SMALL, self._put
         made = blobs.made  # a call of ours for each delivery would be 2 % of a crowd's
         to = job.to[job.done : job.done + most]
         written = 0
@@ -286,10 +290,13 @@ class Fanout:
                 own = job.channel.own
                 if own is None or own.get(driver) != job.start:
                     continue
-                driver.transport.write(blobs[driver.format])
-                self._on_caught_up(job.channel, driver, job.end)
+            blob = made[driver.format] or blobs[driver.format]
+            if few or driver.out is not None:
+                put(driver, blob)
             else:
-                driver.transport.write(made[driver.format] or blobs[driver.format])
+                driver.transport.write(blob)
+            if lagging:
+                self._on_caught_up(job.channel, driver, job.end)
             written += 1
         if written:
             # Counted here, not for each: of several formats the mean will do.

@@ -29,6 +29,7 @@ from .inflow import Inflow
 from .joins import Joins
 from .links import Links
 from .listeners import listeners
+from .outbox import Outbox
 from .produce import Produce
 from .reader import Reader
 from .rebalance import Rebalance
@@ -83,7 +84,8 @@ class AccessNode:
         self.roster = Roster(self)
         self.links = Links(self)
         self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
-        self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
+        self.outbox = Outbox()
+        self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up)
         self.routes = Routes(
             parts.log,
             self.clock,
@@ -127,6 +129,7 @@ class AccessNode:
             parts.settings.nodelink.port and parts.settings.nodelink.port + worker,
             incarnation=self.incarnation,
             secret=parts.settings.nodelink.secret,
+            other_secret=parts.settings.nodelink.other_secret,
             metrics=self.metrics,
             on_push=self.links.push,
             on_lost=lambda _: None,
@@ -150,8 +153,10 @@ class AccessNode:
 
     async def start(self) -> None:
         """Serve. Raises Stop, naming the setting, where it cannot."""
-        if not self.roster.can_verify:
-            raise Stop("auth.secrets and auth.key_files are empty: no client could connect")
+        verifier, auth = self.roster.verifier, self.settings.auth
+        if verifier.problem and not auth.jwks_url:
+            raise Stop(verifier.problem)
+        verifier.start()
         await self.produce.start(self.settings.kafka.deadline)
         self.inbound.start()
         self.outbound.start()
@@ -188,6 +193,7 @@ class AccessNode:
         """Drain: ask clients to go, wait for them, close the rest, then leave nothing behind (inv 10)."""
         await self.drain()
         self.produce.tick()
+        await self.roster.verifier.stop()
         await self.produce.close()
         await self.inbound.stop()
         await self.outbound.stop()
@@ -243,7 +249,9 @@ class AccessNode:
         """Return why this node cannot serve; a Redis or Kafka that is away is no reason, all share it."""
         if self.draining:
             return ["draining"]
-        return [] if self._serving else ["not started"]
+        if not self._serving:
+            return ["not started"]
+        return [self.roster.verifier.problem] if self.roster.verifier.problem else []
 
     def details(self) -> dict[str, Any]:
         """Return ports and names, for the ready file."""

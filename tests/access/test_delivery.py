@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.log.port import Watermark
 from holdfast.nodelink.frames import BREAK, MessageItem
+from holdfast.policy import DEFAULT_POLICIES, Policy
 from services.access import fanout
 from tests.access.world import Client, World
 
@@ -130,6 +131,25 @@ async def test_another_epoch_is_a_reset() -> None:
         assert reset["seq"] == 1
         await bob.until(lambda: bob.seqs("room:1")[-1] == 2)
         assert bob.seqs("room:1") == [1, 2]
+
+
+async def test_who_begins_after_what_is_lost_to_others_gets_no_reset() -> None:
+    """inv 4: a node far behind resets those who stand there, and not who came back within what is kept."""
+    async with World(policies={**DEFAULT_POLICIES, "room": Policy(keep_count=5)}) as world:
+        bob = await in_room(world, "bob")
+        await world.publish("room:1", "1")
+        epoch = (await bob.got("message"))["epoch"]
+        await world.publish("room:1", *[str(n) for n in range(2, 13)], lose=True)
+        ann = await world.join("ann", resume={"room:1": {"epoch": epoch, "seq": 9}})
+        eve = await in_room(world, "eve")  # at the head at once
+        assert ann.frames[0]["channels"]["room:1"] == {"epoch": epoch, "seq": 9, "recovered": True}
+        assert (await bob.got("reset", channel="room:1"))["seq"] == 12
+        await world.publish("room:1", "13")
+        await bob.until(lambda: bob.seqs("room:1") == [1, 13])
+        await ann.until(lambda: ann.seqs("room:1") == [10, 11, 12, 13])
+        await eve.until(lambda: eve.seqs("room:1") == [13])
+        assert not ann.take("reset")
+        assert not eve.take("reset")
 
 
 async def test_a_slow_client_is_put_aside_and_caught_up() -> None:

@@ -19,13 +19,13 @@ from holdfast.network import MemoryNetwork, MemoryTransport
 from holdfast.nodelink.frames import ChangeItem, MessageItem, Push, ReplyItem
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
-from holdfast.policy import DEFAULT_POLICIES
+from holdfast.policy import DEFAULT_POLICIES, Policy
 from holdfast.protocol.websocket import WebSocketClient
 from holdfast.settings import Access, Auth, Kafka, Nodelink, Process, Settings
 from services.access.node import AccessNode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from holdfast.log.port import BeatAnswer, NodeUpdate, Placed, Query, View
     from holdfast.nodelink.frames import Item
@@ -39,8 +39,10 @@ class FaultyLog(MemoryLog):
 
     away = False
 
-    def __init__(self, store: MemoryStore, clock: ManualClock) -> None:
-        super().__init__(store, DEFAULT_POLICIES, clock)
+    def __init__(
+        self, store: MemoryStore, clock: ManualClock, policies: Mapping[str, Policy] = DEFAULT_POLICIES
+    ) -> None:
+        super().__init__(store, policies, clock)
         self.updates: list[NodeUpdate] = []
         self.reads: list[Sequence[Query]] = []
         self.gate: asyncio.Event | None = None
@@ -72,12 +74,19 @@ class FaultyLog(MemoryLog):
 class World:
     """One node, the log behind it, and a dispatcher made by hand."""
 
-    def __init__(self, *, sends_a_slice: int | None = None, settle: int = 50, **access: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sends_a_slice: int | None = None,
+        settle: int = 50,
+        policies: Any = DEFAULT_POLICIES,
+        **access: Any,
+    ) -> None:
         self.clock = ManualClock(settle=settle)
         self.network = MemoryNetwork()
         self.broker = MemoryBroker(PARTITIONS, self.clock)
         self.store = MemoryStore(PARTITIONS)
-        self.log = FaultyLog(self.store, self.clock)
+        self.log = FaultyLog(self.store, self.clock, policies)
         self.registry = MemoryRegistry()
         self.metrics = Metrics()
         self.settings = Settings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.ledger import Ledger
+from chaos.ledger import Delays, Ledger
 
 
 class Clock:
@@ -140,6 +140,14 @@ def test_delays_by_when_it_was_sent(ledger) -> None:
     assert ledger.deliveries.longest_sent_within(0.0, 1.5) == 0.0
     assert ledger.deliveries.longest == 5.0
     assert ledger.deliveries.share(0.3) == 0.01
+
+
+def test_the_slowest_are_named() -> None:
+    """Of the longest delays it is known what they were of."""
+    delays = Delays()
+    for number in range(1, 20):
+        delays.add(float(number), number / 10, f"message {number}")
+    assert [of for _, _, of in sorted(delays.slowest)] == [f"message {number}" for number in range(15, 20)]
 
 
 def test_a_joiner_is_to_see_what_follows_its_answer(ledger) -> None:

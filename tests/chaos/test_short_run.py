@@ -21,7 +21,7 @@ SEED = "1"
 def test_nothing_is_lost_doubled_or_reordered(tmp_path: Path) -> None:
     """inv 1-4, 6, 8-10, 12: every kind of fault on real processes and links, and every promise is kept."""
     command = [sys.executable, "-m", "chaos", "--dir", str(tmp_path / "run"), "--seed", SEED]
-    command += ["--minutes", "1.3", "--baseline", "5", "--load", "0.2"]
+    command += ["--minutes", "1.2", "--baseline", "5", "--load", "0.2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 2:
         without(done.stderr)

@@ -86,7 +86,7 @@ async def test_a_message_is_found(people, holdfast, answer, eventually):
     assert await states(published) == ["written", "applied", "kept"]
     status, text, _ = await holdfast("tail", room)
     assert status == 0
-    assert [line.split()[3] for line in text.splitlines()] == [f"{sent}-0", published]
+    assert {line.split()[3] for line in text.splitlines()} == {f"{sent}-0", published}
     assert "\x1b" not in text
 
     async def died():
@@ -101,6 +101,8 @@ async def test_a_message_is_found(people, holdfast, answer, eventually):
     status, text, _ = await holdfast("deadletter", "show", letter["id"])
     assert "this handler fails" in text
     assert (await holdfast("inspect", "none-has-this"))[0] == 1
+    status, text, _ = await holdfast("deadletter", "retry", letter["id"])
+    assert (status, text.split()[-1]) == (0, "retried")
 
 
 async def test_follow(people, cluster, holdfast):

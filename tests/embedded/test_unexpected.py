@@ -36,6 +36,7 @@ PLACES = (
     ("liveness", "holdfast.log.memory:MemoryLog.beats"),
     ("consumer", "services.logic.partition:Partition.settle"),
     ("handlers", "services.logic.runner:prepare"),
+    ("backlog", "holdfast.bus.memory:MemoryBus.progress"),
     ("handlers", "services.logic.gate:Gate.members"),
 )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 DEATH_LIMIT: Final = 6.0 + 0.3
 """Seconds after which nobody counts a dead node's sessions as online; and what the network adds."""
 
@@ -40,6 +42,7 @@ class Disturber:
     async def heal(self) -> None:
         """End what lasts, and bring back who is down."""
         world = self._world
+        world.ambushes.clear()
         for end in tuple(self._lasting.values()):
             end()
         for task in self._stopping:
@@ -121,6 +124,24 @@ class Disturber:
 
     def _reset(self, fault: Fault) -> None:
         self._world.net.break_some(fault.names[0], fault.share)
+
+    # what happens as the next session begins
+
+    def _ambush_crash(self, fault: Fault) -> None:
+        self._world.ambushes.append(lambda node: self._in_a_moment(fault, self._crash, node))
+
+    def _ambush_kafka(self, fault: Fault) -> None:
+        self._world.ambushes.append(lambda node: self._in_a_moment(fault, self._refuse_batches, node))
+
+    def _in_a_moment(self, fault: Fault, call: Callable[[Fault], None], node: str) -> None:
+        world = self._world
+        moment = fault.share * 8.0 * world.plan.latency
+        hit = msgspec.structs.replace(fault, names=(node,), share=0.8)
+        world.ledger.note(f"AMBUSH {hit}")
+        world.loop.call_later(moment, call, hit, context=world.loop.world.context)
+
+    def _refuse_batches(self, fault: Fault) -> None:
+        self._rate(fault, self._world.kafka, "lose_batch")
 
     # Kafka
 

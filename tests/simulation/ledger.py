@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from holdfast import records
 from holdfast.log.port import NEW, Op, Outcome, Status
 
@@ -70,6 +72,8 @@ class Ledger:
         self.log: dict[tuple[str, str], list[str]] = {}
         self.place: dict[tuple[str, str], Position] = {}
         self.causes: Counter[tuple[str, str]] = Counter()
+        self.dead: dict[tuple[str, int, int], str] = {}  # where a dead letter was, and the reason
+        self.dead_sends: set[str] = set()
         self.cursors: dict[tuple[str, str], list[tuple[float, Position]]] = {}  # those kept, and when
         self.resets_for: Callable[[str, str, int], bool] = lambda *_: False
         self._now = now
@@ -93,19 +97,27 @@ class Ledger:
 
     # the queue
 
-    def appended(self, topic: str, partition: int, value: Any, offset: int) -> None:
+    def appended(self, topic: str, partition: int, value: Any, offset: int, headers: Any) -> None:
         """Take what was written into the queue."""
         if topic == "inbound":
-            send = records.decode_inbound(value)
+            send = _decoded(records.decode_inbound, value)
             if isinstance(send, records.Send):
                 self._sent(send, partition, offset)
         elif topic == "outbound":
-            message = records.decode_outbound(value)
+            message = _decoded(records.decode_outbound, value)
             if isinstance(message, records.Message):
                 self._put_out(message, partition, offset)
         elif topic == "dead":
-            self.counts["dead letters"] += 1
-            self.note(f"dead letter: {value!r:.200}")
+            self._buried(value, {name: told.decode() for name, told in headers})
+
+    def _buried(self, value: Any, headers: dict[str, str]) -> None:
+        self.counts["dead letters"] += 1
+        self.note(f"dead letter: {headers} {value!r:.200}")
+        place = (headers.get("topic", ""), int(headers.get("partition", -1)), int(headers.get("offset", -1)))
+        self.dead[place] = headers.get("reason", "")
+        send = _decoded(records.decode_inbound, value)
+        if isinstance(send, records.Send):
+            self.dead_sends.add(send.message)
 
     def _sent(self, send: records.Send, partition: int, offset: int) -> None:
         self.note(f"inbound {partition}/{offset}: {send.client} n={send.n} to {send.to}")
@@ -277,3 +289,11 @@ class Ledger:
         for channel, name in self.published:
             if (channel, name) not in self.place:
                 self.violated(1, f"the published {name} is not in {channel}: lost")
+
+
+def _decoded(decode: Callable[[bytes], Any], value: bytes | None) -> Any:
+    """Return what a record says, None where it is none."""
+    try:
+        return decode(value or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -13,6 +13,7 @@ from holdfast.app import App, Context, Message
 from holdfast.auth.issue import issue
 from holdfast.client import Client, Closed, OutcomeUnknown
 from holdfast.errors import Reject, Retry
+from holdfast.protocol.codes import CODES
 from tests.simulation.ledger import Memory, Sent
 from tests.simulation.loop import SimClock
 from tests.simulation.network import HostNetwork
@@ -137,6 +138,8 @@ class Person:
             ledger.note(f"{self.name}: disconnected, {frame.code} {frame.reason}")
             if "jumped from" in frame.reason or "without a reset" in frame.reason:
                 ledger.violated(4, f"{self.name}: {frame.reason}")  # the client's own guard held
+            if not frame.again and frame.code != CODES["connect_first"].close:
+                ledger.violated(0, f"{self.name} gave up: {frame.code} {frame.reason}")
 
         @client.on("error")
         def error(trouble: Any) -> None:

@@ -12,13 +12,16 @@ DRAWN: Final[tuple[str, ...]] = (
     "suffix", "flush",
 )  # fmt: skip
 
-CLASSES: Final = (*DRAWN, "recreate")
+CLASSES: Final = (*DRAWN, "recreate", "ambush")
 
 DEFAULT: Final = frozenset(CLASSES)
 
 
 USES: Final[tuple[str, ...]] = ("requests", "doors", "club", "tokens", "tablets", "brief")
 """What people do beside sending and subscribing, in `tests.simulation.uses` and its neighbours."""
+
+RUDE: Final = "rude"
+"""One more, which one run of four has."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -81,11 +84,26 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
     if anew.random() < 0.1:
         at = round(anew.uniform(1.0, plan.seconds * 0.9), 3)
         faults.append(Fault(at, "recreate", 0.0, (), round(anew.random(), 2)))
+    faults += _ambushes(Random(f"{seed}/ambush"), plan)
     kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
     drawn = Random(f"{seed}/uses")
     uses = tuple(sorted(drawn.sample(USES, drawn.choice((0, 1, 1, 2, 2, 3)))))
+    if Random(f"{seed}/rude").random() < 0.25:
+        uses = (*uses, RUDE)
     backlog = Random(f"{seed}/backlog").choice((0, 0, 6, 20))
     return msgspec.structs.replace(plan, faults=kept, uses=uses, backlog=backlog)
+
+
+def _ambushes(random: Random, plan: Plan) -> list[Fault]:
+    """Draw what happens within milliseconds of a session's beginning, which chance alone rarely hits."""
+    faults = []
+    for _ in range(random.choice((0, 0, 1, 2, 3))):
+        at = round(random.uniform(0.5, plan.seconds * 0.9), 3)
+        what = random.choice(("ambush_crash", "ambush_kafka"))
+        longest = random.choice((0.5, 2.0, 8.0))
+        seconds = round(random.uniform(0.05, longest), 3)
+        faults.append(Fault(at, what, seconds, (), round(random.random(), 2)))
+    return faults
 
 
 def _class(fault: Fault) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from holdfast.log.port import Batch
+    from holdfast.log.port import Batch, NodeUpdate
     from holdfast.log.shard import Shard
     from holdfast.policy import Policy
     from tests.simulation.loop import Process, SimClock, SimLoop
@@ -28,7 +28,11 @@ Snapshot = dict[int, "Shard | None"]
 
 
 class SimRedis:
-    """What all processes share. `on_applied` sees each apply that took effect, before anybody else."""
+    """What all processes share. `on_applied` sees each apply that took effect, before anybody else.
+
+    `on_updated` sees each update of a node: the shard, its process, what it was answered, and whether its
+    incarnation was dead.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class SimRedis:
         self.lost_requests = 0.0
         self.lost_replies = 0.0
         self.on_applied: Callable[[int, Batch, Any, str], None] = lambda *_: None
+        self.on_updated: Callable[[int, Process, NodeUpdate, int, bool], None] = lambda *_: None
         self._stalled: list[Callable[[], None]] | None = None
 
     def stall(self) -> None:
@@ -90,6 +95,7 @@ class SimRedis:
             return
         error: Exception | None = None
         result: Any = None
+        dead = name == "update" and self._is_dead(*args[0])
         coroutine = getattr(self.log, name)(*args[0], **args[1])
         try:
             coroutine.send(None)
@@ -100,10 +106,16 @@ class SimRedis:
         if name == "apply" and error is None:
             shard, batch = args[0]
             self.on_applied(shard, batch, result, self.store.shards[shard].owner)
+        if name == "update" and error is None:
+            self.on_updated(args[0][0], process, args[0][1], result, dead)
         if self.random.random() < self.lost_replies or not self.links.reachable(process.name, NAME):
             self._unless_cut(process, future, delay)
             return
         self.loop.call_later(delay, _answer, future, result, error, context=self.loop.world.context)
+
+    def _is_dead(self, shard: int, update: NodeUpdate) -> bool:
+        held = self.store.shards.get(shard)
+        return held is not None and update.incarnation in held.nodes.dead
 
 
 def _fail(future: asyncio.Future[Any]) -> None:

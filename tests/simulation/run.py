@@ -14,7 +14,7 @@ from aiohttp import web_app
 
 from tests.simulation import chance
 from tests.simulation.loop import Deadlock, Livelock
-from tests.simulation.world import World
+from tests.simulation.world import RECALL, World
 
 if TYPE_CHECKING:
     from tests.simulation.ledger import Violation
@@ -45,6 +45,7 @@ def simulate(plan: Plan, *, keep: bool = False) -> Result:
         level = root.level
         root.addHandler(world._handler)
         root.setLevel(logging.DEBUG if keep else logging.ERROR)
+        logging.getLogger(RECALL).setLevel(logging.DEBUG if keep else logging.WARNING)
         try:
             world.loop.run_until_complete(world.run())
         except (Deadlock, Livelock) as error:

@@ -76,31 +76,6 @@ def test_a_seed_is_the_same_run_every_time(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_a_device_none_of_whose_cursors_was_kept_begins_at_the_head() -> None:
-    """Cursors told to a node that stands still before it writes them are hints, lost (seed 940417)."""
-    script = (
-        "from tests.simulation.plan import Fault, Plan\n"
-        "from tests.simulation.run import simulate\n"
-        "pause = Fault(at=0.835, what='pause', seconds=10.073, names=('access-2',))\n"
-        "result = simulate(Plan(seed=940417, access=2, logic=1, dispatch=2, partitions=2, people=1,\n"
-        "    sends=16, publishes=0, seconds=10.0, latency=0.0003, faults=(pause,), uses=('tablets',)),\n"
-        "    keep=True)\n"
-        "assert not result.violations, result.violations\n"
-        "print(*result.history, sep='\\n')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "begins at 9, said 5, kept is None" in done.stdout
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.what)
 def test_mutations_are_of_the_code_as_it_is(mutation: Mutation) -> None:
     """The deliberate breakages of docs/simulation.md can still be carried out."""

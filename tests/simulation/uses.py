@@ -6,19 +6,17 @@ A use adds its handlers, begins with the people, and says at rest whether it is 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from holdfast.app import App, Context, Request, Session  # noqa: TC001 - handlers are asked for their types
+from holdfast.app import App, Context, Request  # noqa: TC001 - handlers are asked for their types
 from holdfast.client import Closed
 from holdfast.errors import Reject, Retry
 
 if TYPE_CHECKING:
     from tests.simulation.people import Person
     from tests.simulation.world import World
-
-DOORS: Final = "room:doors"
 
 
 class Use:
@@ -39,6 +37,12 @@ class Use:
 
     def stop(self) -> None:
         """Begin nothing more: all is about to be healed."""
+
+    def connected(self, session: str) -> None:
+        """Take a session that its client knows of."""
+
+    def recorded(self, session: str) -> None:
+        """Take a session that the store knows of."""
 
     def sessions(self) -> list[str]:
         """Return the sessions it has, of users who are people too."""
@@ -121,55 +125,3 @@ class Requests(Use):
         for person, task in zip(people, tasks, strict=True):
             if not await task:
                 self.world.ledger.violated(7, f"{person.name} asks, and nobody answers")
-
-
-class Doors(Use):
-    """Every session has one `connect` and, when it is over, one `disconnect`, in this order (inv 6)."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.begun: dict[str, float] = {}  # session, and when its client was told
-
-    def handle(self, app: App) -> None:
-        @app.on_connect
-        async def connected(ctx: Context, session: Session) -> None:
-            ctx.publish(DOORS, "connect", session.id)
-
-        @app.on_disconnect
-        async def disconnected(ctx: Context, session: Session) -> None:
-            ctx.publish(DOORS, "disconnect", session.id)
-
-    def connected(self, session: str) -> None:
-        """Take a session that its client knows of."""
-        self.begun[session] = self.world.loop.now
-
-    def _events(self) -> dict[str, list[str]]:
-        found: defaultdict[str, list[str]] = defaultdict(list)
-        for (channel, _), names in self.world.ledger.log.items():
-            if channel == DOORS:
-                for name in names:
-                    session, _, rest = name.partition("/")
-                    found[session].append(rest.partition("-")[0])
-        return found
-
-    def _wanted(self, session: str) -> list[str]:
-        open_now = any(person.session == session for person in self.world.people)
-        return ["connect"] if open_now else ["connect", "disconnect"]
-
-    def _forgotten(self, session: str) -> bool:
-        """Tell whether a session was recorded in a store that lost it, by a node that then died."""
-        home = self.world.home(session)
-        return home.dead and any(lost >= self.begun[session] - 1.0 for lost in self.world.losses)
-
-    def unrest(self) -> str:
-        events = self._events()
-        for session in () if self.world.ledger.anew else self.begun:
-            if not self._forgotten(session) and events.get(session, []) != self._wanted(session):
-                return f"session {session} has {events.get(session, [])}, wanted {self._wanted(session)}"
-        return ""
-
-    async def judge(self) -> None:
-        allowed: tuple[list[str], ...] = ([], ["connect"], ["disconnect"], ["connect", "disconnect"])
-        for session, kinds in self._events().items():
-            if kinds not in allowed and not self.world.ledger.anew:
-                self.world.ledger.violated(6, f"session {session} has {kinds}")

@@ -118,6 +118,7 @@ class Visitor:
         self.process = world.loop.process(name)
         self.token, _ = issue(world.settings.auth, name, world.clock.now_ms(), ttl=600, jti=f"jti-{name}")
         self.ended = ""
+        self.gave_up = False  # and said so, by its last event
         self.client: Client | None = None
 
     async def come(self) -> None:
@@ -136,7 +137,7 @@ class Visitor:
         def disconnected(frame: Any) -> None:
             world.ledger.note(f"{self.name}: disconnected, {frame.code} {frame.reason}")
             if not frame.again:
-                self.ended = frame.reason
+                self.ended, self.gave_up = frame.reason, True
 
         @client.on("error")
         def error(trouble: Any) -> None:
@@ -189,6 +190,8 @@ class Tokens(Use):
             there = visitor.client is not None and visitor.client.session is not None
             if visitor in self._revoked and (there or "unauthorized" not in visitor.ended):
                 return f"{visitor.name} is still there, though its token was revoked"
+            if visitor in self._revoked and not visitor.gave_up:
+                return f"{visitor.name} was not told that it is over"
             if visitor not in self._revoked and not there:
                 return f"{visitor.name} is not connected"
         return ""

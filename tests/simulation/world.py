@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.errors import Retry
+from holdfast.log.port import FENCED
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
 from services.access.service import build as build_access
@@ -23,17 +24,22 @@ from tests.simulation.loop import Process, SimClock, SimLoop
 from tests.simulation.network import HostNetwork, Links, SimNetwork
 from tests.simulation.people import ROOM, Caller, Person, handlers
 from tests.simulation.redis import SimLog, SimRedis
-from tests.simulation.uses import Doors, Requests, Use
+from tests.simulation.uses import Requests, Use
+from tests.simulation.uses_doors import Doors
 from tests.simulation.uses_groups import CLUB, Club, Tokens
 from tests.simulation.uses_reading import BRIEF, Brief, Tablets
+from tests.simulation.uses_rude import MANNERS, Rude
 from tests.simulation.watch import DrainWatch, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from holdfast.log.port import NodeUpdate
     from tests.simulation.plan import Plan
 
 RESTART: Final = 0.5
+RECALL: Final = "services.logic.recall"
+"""Whose warnings say that events may be told twice."""
 
 _USES: Final[dict[str, type[Use]]] = {
     "requests": Requests,
@@ -42,6 +48,7 @@ _USES: Final[dict[str, type[Use]]] = {
     "tokens": Tokens,
     "tablets": Tablets,
     "brief": Brief,
+    "rude": Rude,
 }
 
 
@@ -84,6 +91,8 @@ class World:
             self.loop, self.links, self.clock, plan.partitions, policies, Random(f"{seed}/redis")
         )
         self.redis.on_applied = self.ledger.applied
+        self.redis.on_updated = self._updated
+        self.ambushes: list[Callable[[str], None]] = []  # what awaits the next session, given its node
         self.members: set[str] = set()
         self.uses = [_USES[name](self) for name in plan.uses]
         self.rooms = (ROOM, *(room for use in self.uses for room in use.rooms))
@@ -100,6 +109,7 @@ class World:
         self.graveyard: list[Any] = []
         self.joined: list[tuple[Person, Memory, str, int]] = []
         self.losses: list[float] = []  # when Redis lost writes
+        self.unrecalled = False  # a worker could not find out which events were there before
         self.blind = 0.0  # until when an observer of beats may have been kept from seeing them
         self._homes: dict[str, Process] = {}
         self._died: dict[Process, float] = {}
@@ -227,14 +237,27 @@ class World:
 
     # what must not happen
 
+    def _updated(self, shard: int, process: Process, update: NodeUpdate, answer: int, dead: bool) -> None:
+        """Take what a node has written of its routes and sessions."""
+        if dead and answer != FENCED:
+            self.ledger.violated(8, f"{update.incarnation} is dead, and shard {shard} took its update")
+        if update.whole or answer != update.number:
+            return
+        for change in update.changes:
+            if change.info is not None:
+                self._homes.setdefault(change.info.session, process)
+                for use in self.uses:
+                    use.recorded(change.info.session)
+                if self.ambushes and not process.dead:
+                    self.ambushes.pop(0)(process.name)
+
     def connected(self, session: str, node: str) -> None:
         """Note where a session lives."""
         process = self.nodes[node].process
         if process is not None:
             self._homes[session] = process
         for use in self.uses:
-            if isinstance(use, Doors):
-                use.connected(session)
+            use.connected(session)
 
     def sessions(self) -> list[str]:
         """Return the sessions that are there now, as their clients see it."""
@@ -303,8 +326,6 @@ async def _until_there(start: Any) -> None:
 class _Logs(logging.Handler):
     """Takes what services log: into the history; an error with an exception must not be."""
 
-    EXPECTED: Final = ("the handler of", "partition")
-
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
@@ -313,7 +334,11 @@ class _Logs(logging.Handler):
         ledger = self._world.ledger
         text = f"{record.name}: {record.getMessage()}"
         ledger.note(f"{record.levelname.lower()} {text}")
+        if record.name == RECALL:
+            self._world.unrecalled = True
         if record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1] is not None:
+            if str(record.exc_info[1]) == MANNERS:
+                return  # a handler that fails on purpose
             error = record.exc_info[1]
             ledger.violated(0, f"{text}: {error!r}")
             if ledger._keep:

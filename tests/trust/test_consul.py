@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from deploy.local.certificate import Authority
-from deploy.local.servers import Running, Unavailable, free_port, start_consul
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry
 from holdfast.membership.consul import ConsulDirectory
 from holdfast.membership.port import Node
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Consul, Membership
+from tests.trust.secure_consul import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from tests.trust.secure_consul import Agent
+
 pytestmark = pytest.mark.consul
-
-ROOT = str(uuid.uuid4())
-POLICY = """
-service_prefix "holdfast-" { policy = "write" }
-node_prefix "" { policy = "read" }
-"""
-
-
-class Agent(NamedTuple):
-    """A Consul: plain HTTP, HTTPS for who has a certificate, and a token with the documented policy."""
-
-    running: Running
-    authority: Authority
-    https: int
-    token: str
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    folder = tmp_path_factory.mktemp("consul")
-    authority, https = Authority(folder), free_port()
-    pem = str(authority.issue("agent"))
-    settings = {
-        "ports": {"https": https},
-        "acl": {"enabled": True, "default_policy": "deny", "tokens": {"initial_management": ROOT}},
-        "tls": {
-            "defaults": {"ca_file": str(authority.file), "cert_file": pem, "key_file": pem},
-            "https": {"verify_incoming": True},
-        },
-    }
-    try:
-        running = start_consul(folder, 0, settings, token=ROOT)
-    except Unavailable as error:
-        pytest.skip(str(error))
-    if not running.ours:
-        pytest.skip("HF_LOCAL_CONSUL names a server that is not ours to set up")
-    with running:
-        put(running.address, "/v1/acl/policy", {"Name": "holdfast", "Rules": POLICY})
-        made = put(running.address, "/v1/acl/token", {"Policies": [{"Name": "holdfast"}]})
-        yield Agent(running, authority, https, made["SecretID"])
-
-
-def put(address: str, path: str, body: Any) -> Any:
-    connection = http.client.HTTPConnection(address, timeout=5)
-    connection.request("PUT", path, json.dumps(body), {"X-Consul-Token": ROOT})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    assert answer.status == 200, text
-    return json.loads(text)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class Node_:
             0,
             incarnation="a-1",
             secret=settings.secret,
+            other_secret=settings.other_secret,
             metrics=self.metrics,
             on_push=lambda _, push: self.pushes.append(push),
             on_lost=lambda _: None,
@@ -158,6 +160,22 @@ async def test_the_secret_is_asked_for_besides(tmp_path: Path) -> None:
         await until(lambda: node.refused("secret") >= 1)
         assert node.server.links == 0
         del link
+
+
+async def test_the_secret_changes_without_a_pause() -> None:
+    """While one secret replaces the other access takes both, so that nobody is refused at any step."""
+    old, new = "o" * 20, "n" * 20
+    steps = [(old, ""), (old, new), (new, old), (new, "")]
+    for before, after in itertools.pairwise(steps):
+        for access in (before, after):
+            node = Node_(Nodelink(secret=access[0], other_secret=access[1]))
+            async with linked(node, Nodelink(secret=before[0]), Nodelink(secret=after[0])):
+                await until(lambda node=node: node.server.links == 2)  # type: ignore[misc]
+                assert node.refused("secret") == 0
+    node = Node_(Nodelink(secret=new))
+    async with linked(node, Nodelink(secret=old), Nodelink()):
+        await until(lambda: node.refused("secret") >= 2)
+        assert node.server.links == 0
 
 
 async def test_certificates_change_without_a_pause(tmp_path: Path) -> None:
