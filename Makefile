@@ -9,7 +9,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 pyth
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' > /dev/null 2>&1 \
 	&& echo $$python && break; done)
 
-# The environment is made again when its lock changes: the stamp carries the lock's checksum.
+# The environment is made again when its lock changes: the stamp carries the lock's checksum. (Its time says
+# nothing: a checkout of another branch changes that.)
 LOCK := requirements/dev.lock
 STAMP := .venv/.stamp-$(firstword $(shell cksum < $(LOCK)))
 BIN := .venv/bin
@@ -23,14 +24,17 @@ QUICK := not kafka and not redis and not consul and not cluster and not browser 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
 
-$(STAMP): $(LOCK)
+$(STAMP): | $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer, with venv, is needed (or: make PYTHON=/path)" >&2; exit 1; }
 	@test ! -L .venv || { echo ".venv is a link and does not fit $(LOCK): it is somebody else's, and not cleared here" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	@touch $@
 
-run: $(STAMP) ## start the cluster in one process, with the demo page on http://127.0.0.1:8080/
+$(BIN)/holdfast: deploy/local/holdfast.sh $(STAMP)
+	@install -m 755 $< $@
+
+run: $(BIN)/holdfast ## start the cluster in one process, with the demo page on http://127.0.0.1:8080/
 	@exec $(PY) -m holdfast.cli dev
 
 simulate: $(STAMP) ## search SEEDS (10000) simulated runs of the whole cluster for a broken promise; resumes
@@ -75,7 +79,7 @@ wheel: $(STAMP) ## build the distribution into dist/
 chaos: $(STAMP) ## a cluster of real parts under load, faults for MINUTES (30) by SEED, and what came through
 	@exec $(PY) -m chaos --minutes $(or $(MINUTES),30) --brokers $(or $(BROKERS),3) $(if $(SEED),--seed $(SEED))
 
-cluster: $(STAMP) ## start real servers (BROKERS of Kafka: 1) and two of every service here, until Ctrl-C
+cluster: $(BIN)/holdfast ## start real servers (BROKERS of Kafka: 1) and two of every service here, until Ctrl-C
 	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1)
 
 cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left running

@@ -2,14 +2,17 @@
 
 Acked: `send` returned (or the API answered). Delivered: a program's handler was called. Nothing is left out:
 an acked message that was sent after a subscriber stood in its channel is to be handed to it once, also when
-it was away in between, slow, or was told of a `reset`.
+it was away in between, slow, or was told of a `reset`. Who leaves a group does so when it has all there was.
 """
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect
 from collections import Counter
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 Kind = Literal["lost", "doubled", "reordered", "failed"]
 KEPT: Final = 0.2
 """Delays up to this many seconds are counted in the histogram only."""
+SLOWEST: Final = 5
+"""Of so many of the longest it is known what they were of."""
 _STEPS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 600.0)
 
 
@@ -52,33 +57,45 @@ class Send:
 
 
 @dataclass(slots=True)
+class Stay:
+    """A time in a channel: what is sent after `begin` and before `end` is to be handed over."""
+
+    begin: float
+    end: float = inf
+
+
+@dataclass(slots=True)
 class View:
     """What one program was given. `prompt`: it reads at once, so that its delays tell of the cluster."""
 
     name: str
     prompt: bool = True
-    since: dict[str, float] = field(default_factory=dict)
+    stays: dict[str, list[Stay]] = field(default_factory=dict)
     place: dict[str, tuple[str, int]] = field(default_factory=dict)
     seen: dict[str, bytearray] = field(default_factory=dict)
     latest: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 class Delays:
-    """Delays: a histogram of all, and (sent, delay) of the long ones."""
+    """Delays: a histogram of all, (sent, delay) of the long ones, and what the longest were of."""
 
     def __init__(self) -> None:
         self.count = 0
         self.longest = 0.0
+        self.slowest: list[tuple[float, float, str]] = []
         self._steps = [0] * (len(_STEPS) + 1)
         self._long = array("d")
 
-    def add(self, sent: float, delay: float) -> None:
-        """Count one."""
+    def add(self, sent: float, delay: float, of: str = "") -> None:
+        """Count one; `of` tells what it was of."""
         self.count += 1
         self.longest = max(self.longest, delay)
         self._steps[next((at for at, step in enumerate(_STEPS) if delay <= step), len(_STEPS))] += 1
         if delay > KEPT:
             self._long.extend((sent, delay))
+            heappush(self.slowest, (delay, sent, of))
+            if len(self.slowest) > SLOWEST:
+                heappop(self.slowest)
 
     def share(self, part: float) -> float:
         """Return a bound that so large a part of all delays did not exceed, in seconds."""
@@ -106,7 +123,7 @@ class Ledger:
         self.deliveries = Delays()
         self.sends: list[Send] = []
         self.views: list[View] = []
-        self._now = now
+        self.now = now
         self._to: dict[str, list[int]] = {}
         self._log: dict[tuple[str, str], array[int]] = {}
         self._orders: Counter[str] = Counter()
@@ -122,7 +139,7 @@ class Ledger:
             there = self._to.setdefault(channel, [])
             places[channel] = len(there)
             there.append(number)
-        self.sends.append(Send(self._now(), source, self._orders[source], places))
+        self.sends.append(Send(self.now(), source, self._orders[source], places))
         self.counts["sent"] += 1
         return number
 
@@ -131,7 +148,7 @@ class Ledger:
         send = self.sends[number]
         send.state, send.id = "acked", message
         self.counts["acked"] += 1
-        self.acks.add(send.at, self._now() - send.at)
+        self.acks.add(send.at, self.now() - send.at, send.source)
 
     def unknown(self, number: int) -> None:
         """Take that its program ended before an answer came: it may be there, once, or not."""
@@ -153,21 +170,48 @@ class Ledger:
 
     def stands(self, view: View, channel: str, epoch: str, seq: int) -> None:
         """Take that a program is subscribed and goes on after a place."""
-        if channel not in view.since:
-            view.since[channel] = self._now()
+        if channel not in view.place:
+            view.stays.setdefault(channel, []).append(Stay(self.now()))
             view.place[channel] = (epoch, seq)
         elif view.place[channel] == ("", 0) and seq == 0:
             view.place[channel] = (epoch, seq)
 
+    def promised(self, view: View, channel: str, at: float) -> None:
+        """Take that a program that stands in a channel is to get what was sent from `at` on already."""
+        stay = view.stays[channel][-1]
+        stay.begin = min(stay.begin, at)
+
+    def has_all(self, view: View, channel: str, until: float) -> bool:
+        """Tell whether a program has all that was sent while it was in a channel, up to a time."""
+        stay = view.stays[channel][-1]
+        numbers, seen = self._to.get(channel, []), view.seen.get(channel, b"")
+        for index in range(bisect(numbers, stay.begin, key=lambda one: self.sends[one].at), len(numbers)):
+            send = self.sends[numbers[index]]
+            if send.at > until:
+                break
+            if send.state == "open" or (send.state == "acked" and not (index < len(seen) and seen[index])):
+                return False
+        return True
+
+    def leaves(self, view: View, channel: str, at: float) -> None:
+        """Take that a program's user is about to be taken out of a channel: what came later is no loss."""
+        view.stays[channel][-1].end = at
+
+    def left(self, view: View, channel: str, why: str) -> None:
+        """Take that a program was told that it is not subscribed any more."""
+        if channel in view.place and view.stays[channel][-1].end == inf:
+            self.violate("lost", channel, f"{view.name}, which did not leave, {why}")
+        view.place.pop(channel, None)
+
     def reset(self, view: View, channel: str, epoch: str, seq: int, reason: str) -> None:
         """Take that continuity is broken. What was skipped is lost all the same, unless it comes."""
         text = f"from {view.place.get(channel)} to {(epoch, seq)}: {reason}"
-        self.resets.append(Reset(self._now(), view.name, channel, text))
+        self.resets.append(Reset(self.now(), view.name, channel, text))
         view.place[channel] = (epoch, seq)
 
     def presented(self, view: View, channel: str, epoch: str, seq: int, number: int) -> None:
         """Take a message that a program was given."""
-        now = self._now()
+        now = self.now()
         self.counts["delivered"] += 1
         send = self.sends[number]
         self._placed(view, channel, epoch, seq, number)
@@ -190,7 +234,7 @@ class Ledger:
             view.latest[channel, send.source] = max(latest, send.order)
         seen[index] = 1
         if view.prompt:
-            self.deliveries.add(send.at, now - send.at)
+            self.deliveries.add(send.at, now - send.at, f"{send.source} to {view.name} in {channel}")
 
     def _placed(self, view: View, channel: str, epoch: str, seq: int, number: int) -> None:
         """Check the place: it follows the last one, and holds the same message for everybody."""
@@ -225,13 +269,13 @@ class Ledger:
     def missing(self) -> Iterator[tuple[View, str, int]]:
         """Yield who lacks which acked message of a channel."""
         for view in self.views:
-            for channel, since in view.since.items():
+            for channel, stays in view.stays.items():
                 seen = view.seen.get(channel, b"")
                 for index, number in enumerate(self._to.get(channel, ())):
                     if index < len(seen) and seen[index]:
                         continue
                     send = self.sends[number]
-                    if send.state == "acked" and send.at > since:
+                    if send.state == "acked" and any(stay.begin < send.at < stay.end for stay in stays):
                         yield view, channel, number
 
     def logged(self, channel: str, epoch: str, entries: list[tuple[int, int]]) -> None:
@@ -266,7 +310,7 @@ class Ledger:
 
     def violate(self, kind: Kind, channel: str, text: str) -> None:
         """Write down a broken promise."""
-        self.violations.append(Violation(kind, self._now(), channel, text))
+        self.violations.append(Violation(kind, self.now(), channel, text))
 
     def _told(self, number: int) -> str:
         if number < 0:

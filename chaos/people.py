@@ -1,4 +1,4 @@
-"""Who uses the cluster: people with the client library, and programs that call the HTTP API."""
+"""Who uses the cluster: people with the client library."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
-
-import aiohttp
 
 from chaos.links import connected
 from holdfast.auth.issue import issue
@@ -106,6 +104,8 @@ class Person:
         self.restless = restless
         self.view: View = world.ledger.view(user, prompt=not slow and not restless)
         self.client: Client | None = None
+        self.connection: object | None = None  # another one for each
+        self.stood: dict[str, object | None] = {}  # the connection on which a channel was entered
         self.ready = asyncio.Event()
         self._calm = asyncio.Event()
         self._programs = 0
@@ -179,17 +179,19 @@ class Person:
         @client.on("connected")
         def connected(frame: Any) -> None:
             world.note(f"{name}: connected to {frame.node} as {frame.session}")
+            self.connection = frame
             for channel, state in frame.channels.items():
-                ledger.stands(view, channel, state.epoch, state.seq)
+                self._stands(channel, state.epoch, state.seq)
 
         @client.on("subscribed")
         def subscribed(frame: Any) -> None:
             world.note(f"{name}: subscribed to {frame.channel} at {frame.epoch} {frame.seq}")
-            ledger.stands(view, frame.channel, frame.epoch, frame.seq)
+            self._stands(frame.channel, frame.epoch, frame.seq)
 
         @client.on("unsubscribed")
         def unsubscribed(frame: Any) -> None:
-            ledger.violate("lost", frame.channel, f"{name} was unsubscribed")
+            world.note(f"{name}: unsubscribed from {frame.channel}")
+            ledger.left(view, frame.channel, "was unsubscribed")
 
         @client.on("reset")
         def reset(frame: Any) -> None:
@@ -199,6 +201,7 @@ class Person:
         @client.on("disconnected")
         def disconnected(frame: Any) -> None:
             world.note(f"{name}: disconnected, {frame.code} {frame.reason}")
+            self.connection = None
             if "jumped from" in frame.reason or "without a reset" in frame.reason:
                 ledger.violate("failed", "", f"{name}: {frame.reason}")  # the client's own guard held
 
@@ -206,14 +209,21 @@ class Person:
         def error(trouble: Any) -> None:
             text = f"{name}: {trouble.code} of {trouble.channel} {trouble.id}: {trouble.message}"
             world.note(text)
-            if not comes_back(trouble.code):
+            if trouble.code == "forbidden" and trouble.channel in view.place:
+                ledger.left(view, trouble.channel, "may not come back to it")
+            elif not comes_back(trouble.code):
                 ledger.violate("failed", trouble.channel or "", text)
 
         return client
 
+    def _stands(self, channel: str, epoch: str, seq: int) -> None:
+        if channel not in self.view.place:
+            self.stood[channel] = self.connection
+        self.world.ledger.stands(self.view, channel, epoch, seq)
+
     async def _settle_in(self, client: Client) -> None:
         """Connect and subscribe, however long that takes."""
-        missing = [room for room in self.rooms if room not in self.view.since]
+        missing = [room for room in self.rooms if room not in self.view.stays]
         while True:
             try:
                 await client.connect(timeout=60.0)
@@ -259,90 +269,6 @@ class Person:
                 world.note(f"{self.user}: send {number}: {error}")
         except Reject as error:
             ledger.refused(number, f"{error.code}: {error}")
-
-
-class Caller:
-    """Programs that call the HTTP API: the next logic process where one does not answer."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._turn = 0
-        self._session: aiohttp.ClientSession | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, publishers: int, targets: Sequence[str], pace: float) -> None:
-        """Publish to the targets, from so many programs, each after `pace` seconds on average."""
-        self._tasks = [
-            asyncio.ensure_future(self._publish(f"api-{number}", targets, pace))
-            for number in range(publishers)
-        ]
-
-    async def finish(self) -> None:
-        """Wait for the calls that are under way. The world is not going any more."""
-        await asyncio.gather(*self._tasks)
-
-    async def end(self) -> None:
-        """Break off everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-
-    async def join(self, group: str, users: Sequence[str]) -> None:
-        """Make users members of a group."""
-        for user in users:
-            await self.until_answered("PUT", f"/v1/groups/{group}/members/{user}", {})
-
-    async def history(self, channel: str) -> tuple[str, list[tuple[int, int]]]:
-        """Return the epoch of a channel and all its messages, as (seq, number)."""
-        entries: list[tuple[int, int]] = []
-        while True:
-            after = entries[-1][0] if entries else 0
-            path = f"/v1/channels/{channel}/messages?after={after}&limit=1000"
-            answer = await self.until_answered("GET", path)
-            if not answer["messages"]:
-                return answer["epoch"], entries
-            entries += [(message["seq"], message["data"]["k"]) for message in answer["messages"]]
-
-    async def _publish(self, source: str, targets: Sequence[str], pace: float) -> None:
-        world, ledger = self.world, self.world.ledger
-        while world.going:
-            await asyncio.sleep(world.random.expovariate(1 / pace))
-            channel = world.random.choice(targets)
-            number = ledger.sent(source, [channel])
-            body = {"channel": channel, "type": "note", "data": {"k": number}, "id": f"{source}/{number}"}
-            try:
-                answer = await self.until_answered("POST", "/v1/publish", body)
-            except Reject as error:
-                ledger.refused(number, str(error))
-            else:
-                ledger.acked(number, answer["id"])
-
-    async def until_answered(self, method: str, path: str, body: Any = None) -> Any:
-        """Call until there is an answer. Raises Reject when the call is wrong."""
-        while True:
-            try:
-                status, answer = await self._call(method, path, body)
-            except (OSError, TimeoutError, aiohttp.ClientError) as error:
-                self.world.note(f"{method} {path}: {type(error).__name__} {error}")
-            else:
-                if status == 200:
-                    return answer
-                if status < 503:
-                    raise Reject("api", f"{method} {path} {body}: {status} {answer}")
-            self._turn += 1
-            await asyncio.sleep(self.world.random.uniform(0.1, 0.5))
-
-    async def _call(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers={"Authorization": f"Bearer {self.world.api_key}"},
-                timeout=aiohttp.ClientTimeout(total=8.0),
-            )
-        url = self.world.apis[self._turn % len(self.world.apis)] + path
-        async with self._session.request(method, url, json=body) as answer:
-            return answer.status, await answer.json(content_type=None)
 
 
 def comes_back(code: str) -> bool:

@@ -37,6 +37,8 @@ def table(rows: Sequence[Sequence[object]]) -> Iterator[str]:
 def totals(ledger: Ledger) -> Iterator[str]:
     """Yield what was sent and came through. Those from `lost` to `failed` must be 0."""
     counts = ledger.counts
+    yield from table([("joined a group", "left it"), (counts["joined"], counts["left"])])
+    yield ""
     yield from table(
         [
             ("sent", "acked", "unknown", "delivered", "lost", "doubled", "reordered", "failed", "resets"),
@@ -61,6 +63,15 @@ def delays(ledger: Ledger) -> Iterator[str]:
     for name, each in (("send to ack", ledger.acks), ("send to delivery", ledger.deliveries)):
         rows.append((name, f"{each.share(0.5):g}", f"{each.share(0.99):g}", each.longest))
     yield from table(rows)
+
+
+def slowest(ledger: Ledger) -> Iterator[str]:
+    """Yield what took longest, and when it was sent."""
+    rows: list[tuple[object, ...]] = [("slowest", "sent at", "seconds", "of")]
+    for name, each in (("ack", ledger.acks), ("delivery", ledger.deliveries)):
+        rows += [(name, sent, delay, of) for delay, sent, of in sorted(each.slowest, reverse=True)]
+    if len(rows) > 1:
+        yield from table(rows)
 
 
 def interruptions(ledger: Ledger, done: Sequence[Done]) -> Iterator[str]:
@@ -125,6 +136,7 @@ def whole(
     for part in (
         interruptions(ledger, done),
         delays(ledger),
+        slowest(ledger),
         memory(sizes, restarts),
         counted(counters),
         totals(ledger),

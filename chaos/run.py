@@ -12,12 +12,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from chaos import report, schedule
+from chaos.callers import Caller
 from chaos.counters import Counters
 from chaos.faults import Faults
+from chaos.guests import Guests
 from chaos.ledger import Ledger
 from chaos.links import VIA, Links
 from chaos.memory import Memory
-from chaos.people import CROWD, NARROW, Caller, Person, World
+from chaos.people import CROWD, NARROW, Person, World
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import Unavailable
 from holdfast.settings import Auth
@@ -105,14 +107,14 @@ class Run:
             caller = Caller(world := await self._world())
             looking = asyncio.ensure_future(self._look())
             try:
-                await self._gather(world, caller)
+                guests = await self._gather(world, caller)
                 say(f"{len(self.people)} people are there; {self.options.baseline:g} s without faults")
                 await asyncio.sleep(self.options.baseline)
                 say(f"{len(plan.faults)} faults over {plan.seconds:.0f} s")
                 await self.faults.run(plan)
                 say("waiting for quiet")
                 await self._quiet(world, caller)
-                await self._compare(caller)
+                await self._compare(caller, guests)
             finally:
                 looking.cancel()
                 await asyncio.gather(*(person.end() for person in self.people))
@@ -170,8 +172,8 @@ class Run:
             random=self.random,
         )
 
-    async def _gather(self, world: World, caller: Caller) -> None:
-        """Let everybody come: pairs, groups, a crowd, the slow and the restless; and API publishers."""
+    async def _gather(self, world: World, caller: Caller) -> Guests:
+        """Let everybody come: pairs, groups, a crowd, the slow and the restless; API publishers; guests."""
         load = self.options.load
         groups = {
             f"g{number}": [f"pair-{number}-{one}" for one in "ab"] for number in range(max(int(10 * load), 1))
@@ -204,6 +206,9 @@ class Run:
             *(f"user:{person.user}" for person in people),
         ]
         caller.start(max(int(10 * load), 1), targets, pace=0.5)
+        guests = Guests(world, caller, people, groups)
+        guests.start(max(int(10 * load), 1))
+        return guests
 
     async def _look(self) -> None:
         """Look at the memory now and then; first when the load has been there for a moment."""
@@ -225,13 +230,23 @@ class Run:
             state = (self.ledger.counts["delivered"], self.ledger.open())
             if state != progress:
                 progress, since = state, self.now()
-            elif not state[1] and next(self.ledger.missing(), None) is None and self.now() - since > 2.0:
+            elif self.now() - since > 2.0 and finishing.done() and self._complete():
                 break
-        finishing.cancel()
-        await asyncio.gather(finishing, return_exceptions=True)
+        if not finishing.done():
+            self.ledger.violate("failed", "", "some calls of the API were not answered")
+            finishing.cancel()
+        for error in await asyncio.gather(finishing, return_exceptions=True):
+            if isinstance(error, Exception):
+                self.ledger.violate("failed", "", f"who calls the API ended: {error!r}")
 
-    async def _compare(self, caller: Caller) -> None:
-        """Compare the logs as the API reads them with what programs were given."""
+    def _complete(self) -> bool:
+        return not self.ledger.open() and next(self.ledger.missing(), None) is None
+
+    async def _compare(self, caller: Caller, guests: Guests) -> None:
+        """Compare what the API says at the end with what programs were given: logs, and members of groups."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30.0):
+                await guests.compare()
         for channel in self.ledger.channels():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(30.0):

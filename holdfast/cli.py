@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.commands import deadletter, drain, inspect_message, nodes, presence, tail
+from holdfast.commands import carry, deadletter, doctor, drain, inspect_message, nodes, presence, tail
+from holdfast.commands import config as config_command
 from holdfast.errors import HoldfastError, Retry, Stop
 from holdfast.wiring import load_services
 
@@ -39,10 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+class _Help(argparse.HelpFormatter):
+    """Leaves room for the indent of commands, which argparse forgets."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += 2
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="holdfast",
         description="Long connections at scale, and messages that are never lost, doubled or reordered.",
+        formatter_class=_Help,
         epilog="Start with `holdfast dev`. Every setting is in docs/settings.md and in `holdfast settings`.",
     )
     parser.add_argument("--version", action="version", version=f"holdfast {__version__}")
@@ -79,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     tail.add(commands, operator, deadletter.positive)
     inspect_message.add(commands, operator)
     deadletter.add(commands, operator)
+    config_command.add(commands, operator)
+    doctor.add(commands, operator)
+    carry.add(commands, operator)
 
     settings = commands.add_parser(
         "settings",

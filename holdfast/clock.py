@@ -141,6 +141,8 @@ async def within(clock: Clock, seconds: float, awaitable: Awaitable[T]) -> T:
     Raises TimeoutError when the limit passes first; what was awaited is cancelled then.
     """
     task = asyncio.ensure_future(awaitable)
+    caller = asyncio.current_task()
+    cancels = caller.cancelling() if caller is not None else 0
     expired = False
 
     def expire() -> None:
@@ -152,7 +154,8 @@ async def within(clock: Clock, seconds: float, awaitable: Awaitable[T]) -> T:
     try:
         return await task
     except asyncio.CancelledError:
-        if expired and task.cancelled():
+        # Whoever is cancelled in the moment of the limit must not take it for the limit, and go on.
+        if expired and task.cancelled() and (caller is None or caller.cancelling() == cancels):
             raise TimeoutError(f"not done within {seconds} s") from None
         task.cancel()
         raise

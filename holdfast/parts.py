@@ -31,4 +31,6 @@ class Parts:
     log: Log
     directory: Directory
     metrics: Metrics = field(default_factory=Metrics)
+    metrics_address: str = ""
+    """host:port under which others reach this process's metrics and health; "" where it serves none."""
     tracing: Tracing | None = None

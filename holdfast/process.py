@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from prometheus_client import ProcessCollector
 
 from holdfast import __version__, tls
 from holdfast.clock import SystemClock
@@ -134,6 +138,17 @@ def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
         sys.exit(EXIT_SETTINGS)
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may (its hard limit); return how many that are.
+
+    Shells and supervisors give 1024 for the sake of old programs: each connection of a client is one.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems have no use for "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def run_loop(work: Any) -> int:
     """Run a coroutine on uvloop and return its result."""
     import uvloop  # noqa: PLC0415
@@ -146,8 +161,10 @@ async def _run(
     role: Role, build: Callable[[Parts, str, int], Service], settings: Settings, name: str, number: int
 ) -> int:
     metrics = Metrics()
+    ProcessCollector(registry=metrics.registry)
     metrics.build_info.labels(__version__).set(1)
     metrics.bus_partitions.set(settings.kafka.partitions)
+    metrics.files_limit.set(raise_file_limit())
     if role == "access":
         metrics.access_connections_limit.set(settings.access.connections)
     parts = Parts(
@@ -174,6 +191,9 @@ async def _run(
         print(f"holdfast {role}: process.metrics_port {port + number}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return EXIT_SETTINGS
 
+    parts = dataclasses.replace(
+        parts, metrics_address=f"{settings.process.advertise or settings.process.host}:{health.port}"
+    )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -253,6 +253,12 @@ def entry_ts(entry: bytes) -> int:
     return int(entry[5 : entry.index(b",")])
 
 
+def body_id(body: bytes) -> str:
+    """Return the id in a body or a log entry, as logs show it; "" where there is none."""
+    _, found, rest = body[:300].partition(b'"id":"')
+    return rest.partition(b'"')[0].decode(errors="replace") if found else ""
+
+
 def message_frame(channel: str, seq: int, epoch: str, entry: bytes) -> bytes:
     """Return the JSON `message` frame for a log entry."""
     return b'{"t":"message","channel":%b,"seq":%d,"epoch":"%b",%b}' % (

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PREFIX: Final = "HOLDFAST_"
-SECRETS: Final = frozenset({"auth.secrets", "api.keys", "redis.url", "nodelink.secret", "consul.token"})
+SECRETS: Final = frozenset(
+    {
+        "api.keys",
+        "auth.secrets",
+        "consul.token",
+        "kafka.password",
+        "nodelink.other_secret",
+        "nodelink.secret",
+        "redis.sentinel_password",
+        "redis.url",
+    }
+)
 """Settings whose value is never shown."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -32,7 +43,14 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    def __repr__(self) -> str:
+        """Return what may be shown: settings end up in messages and tracebacks."""
+        section = next((name for name, kind in _sections().items() if kind is type(self)), "")
+        shown = [
+            f"{name}={'...' if f'{section}.{name}' in SECRETS else repr(getattr(self, name))}"
+            for name in self.__struct_fields__
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _about(text: str) -> Meta:
@@ -40,6 +58,14 @@ def _about(text: str) -> Meta:
 
 
 _KEY: Final = "PEM file of its key; empty: in the same file"
+
+
+class _Calling(_Section, frozen=True):
+    """A section of something that is called, where TLS may be asked for."""
+
+    tls_authority: Annotated[str, _about("PEM file of the authority to believe; empty: the system's")] = ""
+    tls_certificate: Annotated[str, _about("PEM file of a certificate to show; empty: none")] = ""
+    tls_key: Annotated[str, _about(_KEY)] = ""
 
 
 class Process(_Section, frozen=True):
@@ -60,10 +86,18 @@ class Process(_Section, frozen=True):
     ready_file: Annotated[str, _about("file to write ports into (JSON) once the process serves")] = ""
 
 
-class Kafka(_Section, frozen=True):
+class Kafka(_Calling, frozen=True):
     """The message queue."""
 
     servers: Annotated[str, _about("bootstrap servers, host:port, comma-separated")] = "127.0.0.1:9092"
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], _about("how brokers are spoken to")
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], _about("how `user` and `password` are shown")
+    ] = "SCRAM-SHA-512"
+    user: Annotated[str, _about("SASL user")] = ""
+    password: Annotated[str, _about("SASL password")] = ""
     prefix: Annotated[str, _about("start of the topics' names")] = "holdfast"
     partitions: Annotated[Positive, _about("partitions of every topic; fixed once data exists")] = 12
     replication: Annotated[Positive, _about("replicas of topics that are created")] = 3
@@ -97,12 +131,17 @@ class Kafka(_Section, frozen=True):
     )
 
 
-class Redis(_Section, frozen=True):
+class Redis(_Calling, frozen=True):
     """Logs, routes and sessions."""
 
     url: Annotated[
-        str, _about("redis://[user:password@]host:port/db; see docs/redis.md for Sentinels and Cluster")
+        str,
+        _about(
+            "redis://[user:password@]host:port/db, rediss:// with TLS; docs/redis.md: Sentinels and Cluster"
+        ),
     ] = "redis://127.0.0.1:6379/0"
+    sentinel_user: Annotated[str, _about("ACL user of the Sentinels; empty: the default user")] = ""
+    sentinel_password: Annotated[str, _about("password of the Sentinels; empty: none asked")] = ""
     prefix: Annotated[str, _about("start of every key")] = "hf"
     timeout: Annotated[Seconds, _about("seconds after which a call fails with a retry")] = 3.0
     connections: Annotated[Positive, _about("connections of one process, at most")] = 16
@@ -116,12 +155,13 @@ class Membership(_Section, frozen=True):
     static: Annotated[str, _about("static: a JSON file with the list of nodes")] = ""
 
 
-class Consul(_Section, frozen=True):
+class Consul(_Calling, frozen=True):
     """Consul, where membership is kept in it."""
 
     address: Annotated[str, _about("host:port of its HTTP API")] = "127.0.0.1:8500"
     service: Annotated[str, _about("start of the registered services' names")] = "holdfast"
     token: Annotated[str, _about("ACL token")] = ""
+    tls: Annotated[bool, _about("call it by HTTPS")] = False
 
 
 class Auth(_Section, frozen=True):
@@ -133,6 +173,16 @@ class Auth(_Section, frozen=True):
     key_files: Annotated[
         tuple[str, ...], _about("PEM files of public keys: RS256, ES256 or EdDSA by kind")
     ] = ()
+    jwks_url: Annotated[
+        str, _about("https:// address of a JWKS with more public keys (any OIDC provider); empty: none")
+    ] = ""
+    jwks_refresh: Annotated[Seconds, _about("seconds between fetches of the JWKS")] = 300.0
+    jwks_pause: Annotated[
+        Seconds, _about("seconds between fetches, at least, where tokens name a key that is not known")
+    ] = 10.0
+    tls_authority: Annotated[
+        str, _about("PEM file of the authority to believe for the JWKS; empty: the system's")
+    ] = ""
     audience: Annotated[str, _about("required `aud`; empty: not checked")] = ""
     issuer: Annotated[str, _about("required `iss`; empty: not checked")] = ""
     leeway: Annotated[float, Meta(ge=0), _about("seconds by which clocks may differ")] = 5.0
@@ -203,6 +253,16 @@ class Nodelink(_Section, frozen=True):
 
     port: Annotated[Port, _about("nodelink listener of access; a worker adds its number")] = 8700
     secret: Annotated[str, _about("shared secret that dispatch must show; empty: none asked")] = ""
+    other_secret: Annotated[
+        str, _about("a second secret that access takes too, while one replaces the other")
+    ] = ""
+    tls_authority: Annotated[
+        str, _about("PEM file of the authority of all nodelink certificates, and of nothing else")
+    ] = ""
+    tls_certificate: Annotated[
+        str, _about("PEM file of this process's certificate; given, links are mutual TLS; empty: no TLS")
+    ] = ""
+    tls_key: Annotated[str, _about(_KEY)] = ""
     buffer: Annotated[Positive, _about("bytes waiting for one node before they are dropped")] = (
         8 * 1024 * 1024
     )
@@ -215,6 +275,9 @@ class Logic(_Section, frozen=True):
     batch: Annotated[Positive, _about("records of a partition fetched at once")] = 500
     concurrency: Annotated[Positive, _about("senders handled at the same time")] = 256
     pending: Annotated[Positive, _about("records fetched and not finished, per partition")] = 5000
+    share: Annotated[
+        Positive, _about("records of one sender fetched and not finished, above which it is told to wait")
+    ] = 1000
     time_limit: Annotated[Seconds, _about("seconds that one run of a handler may take")] = 10.0
     retries: Annotated[int, Meta(ge=0), _about("runs after the first before a message is a dead letter")] = 3
     backoff: Annotated[Seconds, _about("seconds before the first retry; doubles, with jitter")] = 0.2

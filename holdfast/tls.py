@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.observe.metrics import Metrics
-    from holdfast.settings import Access
+    from holdfast.settings import Access, Consul, Kafka, Nodelink, Redis
 
 LOOK_SECONDS: Final = 1.0
 """Seconds between looks at the files."""
@@ -151,6 +151,28 @@ def access_server(settings: Access) -> Trust | None:
         return None
     files = Files(settings.tls_certificate, settings.tls_key)
     return server("access", files, minimum=settings.tls_minimum)
+
+
+def nodelink_server(settings: Nodelink) -> Trust | None:
+    """Return what dispatchers are shown and have to show; None without certificates. Raises Stop."""
+    return server("nodelink", _files(settings), minimum="1.3") if settings.tls_certificate else None
+
+
+def nodelink_client(settings: Nodelink) -> Trust | None:
+    """Return the other side of `nodelink_server`. Raises Stop.
+
+    Nodes are found by address, and who may be one is what the authority is for: names are not compared.
+    """
+    return client("nodelink", _files(settings), by_name=False) if settings.tls_certificate else None
+
+
+def calling(part: str, settings: Kafka | Redis | Consul) -> Trust:
+    """Return what servers are believed by, and what they are shown. Raises Stop."""
+    return client(part, _files(settings))
+
+
+def _files(settings: Nodelink | Kafka | Redis | Consul) -> Files:
+    return Files(settings.tls_certificate, settings.tls_key, settings.tls_authority)
 
 
 def look(metrics: Metrics, *, force: bool = False) -> None:

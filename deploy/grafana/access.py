@@ -95,6 +95,27 @@ ACCESS: Final = Dashboard(
                     "s",
                     "heatmap",
                 ),
+                Panel(
+                    "Send to message",
+                    "From a client's send to its delivery here, one in eight.",
+                    quantiles("access_message_seconds", HERE),
+                    "s",
+                ),
+                Panel(
+                    "Bytes",
+                    "From and to clients.",
+                    (
+                        Query(rate("access_bytes_in_total", "", HERE), "in"),
+                        Query(rate("access_bytes_out_total", "", HERE), "out"),
+                    ),
+                    "Bps",
+                ),
+                Panel(
+                    "A crowd's fan-out",
+                    "Until the last of more than 64 subscribers was written to.",
+                    quantiles("access_fanout_seconds", HERE),
+                    "s",
+                ),
             ),
         ),
         Row(

@@ -35,6 +35,17 @@ STORES: Final = Dashboard(
                     ),
                     "ops",
                 ),
+                Panel(
+                    "Backlog",
+                    "Records that wait in a topic's most loaded partition.",
+                    lines("max by (topic) (holdfast_bus_backlog{SELECT})", "{{topic}}"),
+                ),
+                Panel(
+                    "Refused by a backlog",
+                    "Sends, requests and publishes that were told to come back.",
+                    lines(rate("bus_backlog_refused_total", "topic"), "{{topic}}"),
+                    "ops",
+                ),
             ),
         ),
         Row(
@@ -87,7 +98,6 @@ STORES: Final = Dashboard(
                     "Of the membership, as each process saw them.",
                     lines(rate("directory_changes_total", "instance"), BY_NODE),
                     "ops",
-                    width=12,
                 ),
                 Panel(
                     "Nodes",
@@ -96,7 +106,15 @@ STORES: Final = Dashboard(
                         "max by (role, instance) (holdfast_directory_nodes{SELECT})",
                         "{{role}} at {{instance}}",
                     ),
-                    width=12,
+                ),
+                Panel(
+                    "Time of a call",
+                    "To Consul, p99, by kind.",
+                    lines(
+                        "histogram_quantile(0.99, " + rate("directory_call_seconds_bucket", "call, le") + ")",
+                        "{{call}}",
+                    ),
+                    "s",
                 ),
             ),
         ),

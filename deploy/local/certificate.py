@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+_USES: Final = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 LOOPBACK: Final = ("localhost", "127.0.0.1")
 
@@ -29,6 +31,10 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         own = _builder(self._name, self._name, self._key, dt.timedelta(days=7))
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        # By these, of two authorities with one name the right one is found while they take turns.
+        named = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        self._identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
+        own = own.add_extension(named, critical=False)
         self.file.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
     def issue(
@@ -37,14 +43,21 @@ class Authority:
         *,
         hosts: tuple[str, ...] = LOOPBACK,
         days: float = 7,
+        use: str = "",
         path: Path | None = None,
         key: Key | None = None,
     ) -> Path:
-        """Write a certificate with the common name `name` and its key into one PEM file; return its path."""
+        """Write a certificate with the common name `name` and its key into one PEM file; return its path.
+
+        `use` limits it to a side: `server` or `client`.
+        """
         key = key or ec.generate_private_key(ec.SECP256R1())
         made = _builder(_name(name), self._name, key, dt.timedelta(days=days))
         made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         made = made.add_extension(_hosts(hosts), critical=False)
+        made = made.add_extension(self._identifier, critical=False)
+        if use:
+            made = made.add_extension(x509.ExtendedKeyUsage([_USES[use]]), critical=False)
         path = path or self.directory / f"{name}.pem"
         write_secret(path, _pem(made.sign(self._key, hashes.SHA256())) + _pem_of_key(key))
         return path

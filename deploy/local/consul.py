@@ -12,10 +12,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from deploy.local import cache
 from deploy.local.process import Running, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VERSION: Final = "1.20.6"
 """Newer ones name submodules at versions that the module registry does not have."""
@@ -23,10 +26,18 @@ VERSION: Final = "1.20.6"
 _SUBMODULES: Final = ("api", "envoyextensions", "proto-public", "sdk", "troubleshoot")
 
 
-def start_consul(directory: Path, port: int = 0, *, guarded: bool = True) -> Running:
+def start_consul(
+    directory: Path,
+    port: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    token: str = "",
+    guarded: bool = True,
+) -> Running:
     """Return a Consul whose HTTP API serves on loopback, with its log in `directory`.
 
-    It keeps nothing over a restart. Not `guarded`, it outlives this process. Raises Unavailable.
+    It keeps nothing over a restart. `settings` go before ours; where they deny strangers everything, `token`
+    is asked with whether it is ready. Not `guarded`, it outlives this process. Raises Unavailable.
     """
     if given := os.environ.get("HF_LOCAL_CONSUL"):
         running = Running("consul", given, lambda: answers(given))
@@ -38,16 +49,22 @@ def start_consul(directory: Path, port: int = 0, *, guarded: bool = True) -> Run
     address = f"127.0.0.1:{port or free_port()}"
     ports = {"http": int(address.rpartition(":")[2]), "server": free_port(), "serf_lan": free_port()}
     ports |= dict.fromkeys(("https", "grpc", "grpc_tls", "dns", "serf_wan"), -1)
-    settings = dict.fromkeys(("bind_addr", "client_addr", "advertise_addr"), "127.0.0.1") | {
-        "ports": ports,
+    more = dict(settings or {})
+    own = dict.fromkeys(("bind_addr", "client_addr", "advertise_addr"), "127.0.0.1") | {
+        "ports": ports | more.pop("ports", {}),
         "disable_update_check": True,
         "performance": {"raft_multiplier": 1},
     }
     file = directory / "consul.json"
-    file.write_text(json.dumps(settings))
+    file.write_text(json.dumps(own | more))
     command = [program, "agent", "-dev", f"-config-file={file}", "-log-level=warn"]
     running = Running(
-        "consul", address, lambda: answers(address), command=command, directory=directory, guarded=guarded
+        "consul",
+        address,
+        lambda: answers(address, token),
+        command=command,
+        directory=directory,
+        guarded=guarded,
     )
     running.start()
     running.wait_ready()
@@ -60,11 +77,12 @@ def find() -> str:
     return program or str(cache.keep(f"consul-{VERSION}", _build))
 
 
-def answers(address: str) -> bool:
+def answers(address: str, token: str = "") -> bool:
     """Tell whether a Consul answers at host:port, has a leader, and its catalogue knows itself."""
     connection = http.client.HTTPConnection(address, timeout=1.0)
     try:
-        connection.request("GET", "/v1/catalog/service/consul")
+        headers = {"X-Consul-Token": token} if token else {}
+        connection.request("GET", "/v1/catalog/service/consul", headers=headers)
         response = connection.getresponse()
         return response.status == http.HTTPStatus.OK and len(json.loads(response.read())) > 0
     except (OSError, http.client.HTTPException, ValueError):

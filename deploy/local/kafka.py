@@ -179,6 +179,11 @@ def answers(address: str, brokers: int = 1) -> bool:
     return len(answer) == 16 and struct.unpack(">iiii", answer)[3] >= brokers
 
 
+def administer(*arguments: str) -> str:
+    """Run one of Kafka's own tools (its class, then its arguments); return its output. Raises Unavailable."""
+    return cache.run("kafka", [_java(), *_JVM, "-cp", f"{_jars()}/*", *arguments])
+
+
 def _java() -> str:
     return cache.program("kafka", "java", "openjdk-17-jre-headless")
 

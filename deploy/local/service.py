@@ -49,6 +49,11 @@ class ServiceProcess(Running):
             guarded=guarded,
         )
 
+    def run_from(self, root: Path) -> None:
+        """Take the code of another checkout of this repository, from the next start on."""
+        assert self._environment is not None
+        self._environment["PYTHONPATH"] = os.pathsep.join([str(root), str(Path.cwd())])
+
     def start(self) -> None:
         """See `Running.start`; what an earlier start said of itself is forgotten."""
         if not self.alive:

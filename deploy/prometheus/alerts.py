@@ -244,6 +244,13 @@ ALERTS: Final = (
         "Producers refuse records because Kafka takes them too slowly.",
     ),
     Alert(
+        "HoldfastBacklogFull",
+        "page",
+        "2m",
+        "max by (namespace, topic) (holdfast_bus_backlog_full) > 0",
+        "More comes into {{ $labels.topic }} than is handled: senders are told to come back later.",
+    ),
+    Alert(
         "HoldfastRedisFails",
         "page",
         "2m",

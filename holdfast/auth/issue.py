@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def _base64url(data: bytes) -> bytes:
+def base64url(data: bytes) -> bytes:
+    """Return data as base64url without padding, as a JWT has it."""
     encoded = binascii.b2a_base64(data, newline=False)
     return encoded.translate(bytes.maketrans(b"+/", b"-_")).rstrip(b"=")
 
 
-_HEADER: Final = _base64url(b'{"alg":"HS256","typ":"JWT"}')
+_HEADER: Final = base64url(b'{"alg":"HS256","typ":"JWT"}')
 
 
 def issue(
@@ -61,6 +62,6 @@ def issue(
         claims["device"] = device
     if channels:
         claims["channels"] = list(channels)
-    signed = _HEADER + b"." + _base64url(_encode(claims))
+    signed = _HEADER + b"." + base64url(_encode(claims))
     signature = hmac.digest(settings.secrets[0].encode(), signed, "sha256")
-    return (signed + b"." + _base64url(signature)).decode(), expires * 1000
+    return (signed + b"." + base64url(signature)).decode(), expires * 1000

@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from itertools import islice
 from typing import TYPE_CHECKING, Final
+from zlib import crc32
 
+from holdfast.bus.port import MAX_NOTE
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
 from holdfast.failures import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from holdfast.bus.port import Bus, Topic
+    from holdfast.bus.port import Bus, Progress, Topic
     from holdfast.clock import Clock, Timer
     from holdfast.observe.metrics import Metrics
     from holdfast.settings import Kafka
@@ -41,11 +44,14 @@ AGAIN: Final = 0.9
 """Share of a bound at which what was refused is taken again: what opens and closes does so in seconds, not
 with every record."""
 
+SLOW_WAIT: Final = 3.0
+"""Seconds told to a sender of whom too much waits, before a spread of half as much again."""
+
 FAR: Final = 2
 """Times what all partitions together may hold, at which those who cannot refuse (logic, with what handlers
 put out) stop too. They stop for all, and one partition that stands still is no reason for that."""
 
-_SMOOTH: Final = 0.5
+_SMOOTH: Final = 0.3
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +60,11 @@ class Backlog:
     """One topic's backlog, by partition: what its readers, who commit under `group`, have not finished.
 
     A partition is closed from when it is at the bound until it is at `AGAIN` of that. `full` tells whether
-    any is, `far` whether all together hold `FAR` times what they may. With a `bound` (records) of 0 nobody
-    looks and nothing is refused.
+    anybody is refused, `far` whether all together hold `FAR` times what they may. With a `bound` (records) of
+    0 nobody looks and nothing is refused.
+
+    Besides, who commits may note senders (`marks`) of whom more waits than their share: these are refused
+    alone, so that one whose messages are slow does not fill the partition for all.
     """
 
     def __init__(
@@ -69,7 +78,8 @@ class Backlog:
         self._metrics = metrics
         self._waits = [0.0] * bus.partitions
         self._rates = [0.0] * bus.partitions
-        self._seen: Mapping[int, tuple[int, int]] = {}
+        self._slow: list[frozenset[str]] = [frozenset()] * bus.partitions
+        self._seen: Mapping[int, Progress] = {}
         self._seen_at = 0.0
         self._doubt: Timer | None = None
         self._failures = Failures("backlog", clock, metrics)
@@ -97,11 +107,13 @@ class Backlog:
         """
         if not self.full:
             return
-        wait = self._waits[partition_of(key, self._bus.partitions)]
+        partition = partition_of(key, self._bus.partitions)
+        wait, reason = self._waits[partition], "more waits in the queue than is handled"
+        if not wait and (slow := self._slow[partition]) and _mark(key) in slow:
+            wait, reason = SLOW_WAIT, "more of this sender's waits than its share"
         if wait:
             self._metrics.bus_backlog_refused.labels(self._topic).inc()
-            after = wait * self._random.uniform(1.0, 1.5)
-            raise Retry("more waits in the queue than is handled", after=round(after, 3))
+            raise Retry(reason, after=round(wait * self._random.uniform(1.0, 1.5), 3))
 
     async def _run(self) -> None:
         while True:
@@ -115,19 +127,21 @@ class Backlog:
                 continue
             await self._clock.sleep(EVERY * self._random.uniform(0.75, 1.25))
 
-    def _saw(self, progress: Mapping[int, tuple[int, int]]) -> None:
-        """Take in (position, end) of each partition."""
+    def _saw(self, progress: Mapping[int, Progress]) -> None:
+        """Take in how far each partition is."""
         now = self._clock.monotonic()
         most = total = 0
-        for partition, (position, end) in progress.items():
+        for partition, (position, end, note) in progress.items():
             self._measure(partition, position, now)
             backlog = end - position
             most, total = max(most, backlog), total + backlog
             self._waits[partition] = self._wait(partition, backlog)
+            # What was noted by one that died is nobody's to withdraw: it counts only while something waits.
+            self._slow[partition] = frozenset(note.split(",") if note and backlog else ())
         full = sum(wait > 0 for wait in self._waits)
         if full and not self.full:
             _log.warning("%d partitions of %s have a backlog of up to %d records", full, self._topic, most)
-        self.full = full > 0
+        self.full = full > 0 or any(self._slow)
         limit = FAR * self._bound * len(progress)
         self.far = total >= limit or (self.far and total > AGAIN * limit)
         self._seen, self._seen_at = progress, now
@@ -140,7 +154,7 @@ class Backlog:
     def _measure(self, partition: int, position: int, now: float) -> None:
         """Follow how fast a partition is read. Commits come about once a second, so looks are averaged."""
         if partition in self._seen and now > self._seen_at:
-            moved = max(position - self._seen[partition][0], 0) / (now - self._seen_at)
+            moved = max(position - self._seen[partition].position, 0) / (now - self._seen_at)
             self._rates[partition] += _SMOOTH * (moved - self._rates[partition])
 
     def _wait(self, partition: int, backlog: int) -> float:
@@ -157,10 +171,20 @@ class Backlog:
             self._doubt.cancel()
             self._doubt = None
         self._waits = [0.0] * len(self._waits)
+        self._slow = [frozenset()] * len(self._slow)
         self._seen = {}
         self.full = self.far = False
         self._metrics.bus_backlog.remove(self._topic)
         self._metrics.bus_backlog_full.labels(self._topic).set(0)
+
+
+def marks(senders: Iterable[str]) -> str:
+    """Return the note that names these senders, as many of them as it has room for."""
+    return ",".join(islice(map(_mark, senders), (MAX_NOTE + 1) // 9))
+
+
+def _mark(sender: str) -> str:
+    return f"{crc32(sender.encode()):08x}"
 
 
 def of_inbound(bus: Bus, kafka: Kafka, clock: Clock, metrics: Metrics) -> Backlog:

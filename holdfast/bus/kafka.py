@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -13,7 +12,8 @@ from aiokafka.errors import KafkaError
 from holdfast.bus import kafka_end, kafka_topics
 from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
 from holdfast.bus.kafka_producer import KafkaProducer
-from holdfast.bus.port import between
+from holdfast.bus.kafka_security import why
+from holdfast.bus.port import Progress, between
 from holdfast.errors import Retry
 
 if TYPE_CHECKING:
@@ -30,12 +30,9 @@ _HEALTH_SECONDS: Final = 0.9
 _JOIN_SECONDS: Final = 60.0  # the other members may finish what they have first
 _AWAY: Final = (KafkaError, OSError, TimeoutError)
 
-# It logs every failed attempt of an outage as an error; what matters of them comes from us, as Retry.
-logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-
 
 class KafkaBus:
-    """See `holdfast.bus.port.Bus`."""
+    """See `holdfast.bus.port.Bus`. Not `checked`, it reads topics that are refused otherwise."""
 
     def __init__(self, settings: Kafka, metrics: Metrics, clock: Clock) -> None:
         self.partitions = settings.partitions
@@ -44,6 +41,7 @@ class KafkaBus:
         self._clock = clock
         self._names = kafka_topics.names(settings)
         self._seconds = max(settings.deadline, 1.0)
+        self.checked = True
         self._admin: AIOKafkaAdminClient | None = None
         self._probe: AIOKafkaConsumer | None = None
         self._coordinators: dict[str, int] = {}
@@ -52,11 +50,14 @@ class KafkaBus:
         """See `holdfast.bus.port.Bus`."""
         await self.close()  # of an earlier try
         try:
-            self._admin = await kafka_topics.connect(self._settings.servers, self._seconds)
-            await kafka_topics.prepare(self._admin, self._settings, self._clock)
+            self._admin = await kafka_topics.connect(self._settings, self._seconds)
+            if self.checked:
+                await kafka_topics.prepare(self._admin, self._settings, self._clock)
             self._probe = await self._started(make(self._settings, ""), self._seconds)
         except _AWAY as error:
-            raise Retry(f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}") from error
+            raise Retry(
+                f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}{why()}"
+            ) from error
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Bus`."""
@@ -108,14 +109,16 @@ class KafkaBus:
             raise Retry(f"Kafka did not tell how far its logs reach: {error!r}") from error
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
-    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, Progress]:
         """See `holdfast.bus.port.Bus`."""
         # In this order: the other way round a reader could seem to be ahead of the log.
-        committed = await self._committed(topic, group)
-        return between(committed, await self.ends(topic))
+        found = await self._committed(topic, group)
+        offsets = {partition: offset for partition, (offset, _) in found.items()}
+        notes = {partition: note for partition, (_, note) in found.items()}
+        return between(offsets, notes, await self.ends(topic))
 
-    async def _committed(self, topic: Topic, group: str) -> Mapping[int, int]:
-        """Return the offsets that a group committed. Raises Retry."""
+    async def _committed(self, topic: Topic, group: str) -> Mapping[int, tuple[int, str]]:
+        """Return the offsets and notes that a group committed. Raises Retry."""
         if self._admin is None:
             raise Retry("the bus is not started")
         tps = [TopicPartition(self._names[topic], partition) for partition in range(self.partitions)]
@@ -125,12 +128,12 @@ class KafkaBus:
                 if where is None:
                     where = await self._admin.find_coordinator(group)
                 found = await self._admin.list_consumer_group_offsets(group, where, tps)
-                offsets = {tp.partition: found[tp].offset for tp in tps}
+                committed = {tp.partition: (found[tp].offset, found[tp].metadata) for tp in tps}
         except (*_AWAY, AttributeError, KeyError) as error:
             # aiokafka stumbles over a partition's error, and answers a coordinator's with no partitions.
             raise Retry(f"Kafka did not tell what {group} committed: {error!r}") from error
         self._coordinators[group] = where
-        return {partition: offset for partition, offset in offsets.items() if offset >= 0}
+        return {partition: one for partition, one in committed.items() if one[0] >= 0}
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         """See `holdfast.bus.port.Bus`."""
@@ -163,7 +166,9 @@ class KafkaBus:
         try:
             await self._started(beneath, seconds)
         except _AWAY as error:
-            raise Retry(f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}") from error
+            raise Retry(
+                f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}{why()}"
+            ) from error
 
     async def _started(self, beneath: AIOKafkaConsumer, seconds: float) -> AIOKafkaConsumer:
         try:

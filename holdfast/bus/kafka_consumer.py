@@ -16,8 +16,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from holdfast.bus import kafka_end
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import OffsetLost, Record
 from holdfast.errors import Retry
+from holdfast.tasks import cancelled, take_note
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -128,17 +130,18 @@ class KafkaConsumer:
         if partition not in self._held:
             self._beneath.resume(TopicPartition(self._name, partition))
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
+    async def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> None:
         """See `holdfast.bus.port.Consumer`."""
         if not self._group:
             raise ValueError("a reader without a group has nowhere to commit to")
-        where = {TopicPartition(self._name, partition): offset for partition, offset in offsets.items()}
+        notes = notes or {}
+        where = {TopicPartition(self._name, p): (offset, notes.get(p, "")) for p, offset in offsets.items()}
         try:
             async with asyncio.timeout(self._deadline):
                 if self._commit is not None:
                     await asyncio.wait({self._commit})
                 commit = asyncio.create_task(self._beneath.commit(where), name="kafka consumer's commit")
-                commit.add_done_callback(kafka_end.take_note)
+                commit.add_done_callback(take_note)
                 self._commit = commit
                 await asyncio.wait({commit})
                 commit.result()
@@ -239,6 +242,7 @@ def make(settings: Kafka, group: str) -> AIOKafkaConsumer:
     """Return an aiokafka consumer that never chooses a position by itself."""
     return AIOKafkaConsumer(
         bootstrap_servers=settings.servers,
+        **options(settings),
         group_id=group or None,
         enable_auto_commit=False,
         auto_offset_reset="none",
@@ -260,5 +264,5 @@ async def stop(beneath: AIOKafkaConsumer) -> None:
     await asyncio.wait([ending], timeout=_CLOSE_SECONDS)
     if ending.done() and not ending.cancelled() and ending.exception() is None:
         return
-    await kafka_end.cancelled([ending])
+    await cancelled([ending])
     await kafka_end.end(beneath)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
 
+from holdfast.tasks import cancelled, take_note
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
 _SECONDS: Final = 5.0
-_AGAIN: Final = 0.5
 _BOOTSTRAP_SECONDS: Final = 2.0
 
 
@@ -84,25 +85,6 @@ def remembered(
         return await call(*arguments)
 
     return remembering
-
-
-def take_note(done: asyncio.Future[Any]) -> None:
-    """Take what a task ended with, that nobody may wait for any more."""
-    if not done.cancelled():
-        done.exception()
-
-
-async def cancelled(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
-    """Cancel tasks until they have ended, for a few seconds at most."""
-    left = {task for task in tasks if task is not None and not task.done()}
-    for task in left:
-        task.add_done_callback(take_note)
-    for _ in range(int(_SECONDS / _AGAIN)):
-        if not left:
-            return
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=_AGAIN)
 
 
 async def cut(client: Any) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import TopicPartition
 
 from holdfast.bus import kafka_end
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import MAX_RECORD
 from holdfast.errors import Reject, Retry
 
@@ -82,6 +83,8 @@ class KafkaProducer:
         self._released: set[asyncio.Task[None]] = set()
         self._produced = {topic: metrics.bus_produced.labels(topic) for topic in names}
         self._failed = {topic: metrics.bus_produce_failed.labels(topic) for topic in names}
+        self._told = 0
+        metrics.bus_buffer_records_limit.inc(settings.buffer_records)
         self._task = asyncio.create_task(self._run(), name="kafka producer")
 
     def produce(
@@ -155,6 +158,7 @@ class KafkaProducer:
         seconds = max(self._deadline, 1.0)
         beneath = kafka_end.Producer(
             bootstrap_servers=self._settings.servers,
+            **options(self._settings),
             acks="all",
             enable_idempotence=True,
             max_batch_size=MAX_BATCH,
@@ -264,6 +268,8 @@ class KafkaProducer:
     def _sweep(self) -> None:
         self._sweeper = None
         now = self._clock.monotonic()
+        self._metrics.bus_buffer_records.inc(self._records - self._told)
+        self._told = self._records
         for lane in self._lanes.values():
             first = lane.flying or lane.waiting
             if first and first[0][0] <= now:

@@ -9,11 +9,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from holdfast.bus.kafka_security import options
 from holdfast.bus.port import TOPICS, Topic
 from holdfast.errors import Retry, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from holdfast.clock import Clock
     from holdfast.settings import Kafka
@@ -34,7 +35,7 @@ async def prepare(admin: AIOKafkaAdminClient, settings: Kafka, clock: Clock) -> 
     Raises Stop, naming what to change, or Retry while a partition has no leader.
     """
     wanted = names(settings)
-    there = await _describe(admin, list(wanted.values()))
+    there = await describe(admin, list(wanted.values()))
     missing = [topic for topic, name in wanted.items() if name not in there]
     if missing:
         if not settings.create_topics:
@@ -44,11 +45,11 @@ async def prepare(admin: AIOKafkaAdminClient, settings: Kafka, clock: Clock) -> 
             )
         await _create(admin, settings, missing)
     until = clock.monotonic() + _LEADERS_SECONDS
-    while not all(_usable(there.get(name)) for name in wanted.values()):
+    while not all(usable(there.get(name)) for name in wanted.values()):
         if clock.monotonic() > until:
             raise Retry("Kafka's topics have no leaders yet")
         await clock.sleep(0.05)
-        there = await _describe(admin, list(wanted.values()))
+        there = await describe(admin, list(wanted.values()))
     _check_shape(there, wanted, settings)
     await _check_promises(admin, wanted, settings, there)
 
@@ -85,12 +86,14 @@ async def _create(admin: AIOKafkaAdminClient, settings: Kafka, missing: list[Top
             raise Retry(text) if error.retriable else Stop(text)
 
 
-async def _describe(admin: AIOKafkaAdminClient, wanted: list[str]) -> dict[str, dict[str, Any]]:
+async def describe(admin: AIOKafkaAdminClient, wanted: list[str]) -> dict[str, dict[str, Any]]:
+    """Return those of the topics that exist, as Kafka describes them."""
     topics = await admin.describe_topics(wanted)
     return {topic["topic"]: topic for topic in topics if topic["error_code"] != 3}  # 3: unknown
 
 
-def _usable(topic: dict[str, Any] | None) -> bool:
+def usable(topic: dict[str, Any] | None) -> bool:
+    """Tell whether every partition has a leader."""
     return (
         topic is not None
         and topic["error_code"] == 0
@@ -99,14 +102,22 @@ def _usable(topic: dict[str, Any] | None) -> bool:
 
 
 def _check_shape(there: dict[str, dict[str, Any]], wanted: dict[Topic, str], settings: Kafka) -> None:
-    for name in wanted.values():
-        count = len(there[name]["partitions"])
+    counts = {name: len(there[name]["partitions"]) for name in wanted.values()}
+    made = min(counts.values())
+    grown = [name for name, count in counts.items() if count != made]
+    if grown:
+        raise Stop(
+            f"topic {grown[0]} has {counts[grown[0]]} partitions, others of {settings.prefix} have {made}: "
+            "some were added, and its channels would move away from what is kept of them. Kafka does not "
+            "take them back; docs/upgrading.md says how to go on"
+        )
+    for name, count in counts.items():
         if count != settings.partitions:
             raise Stop(
                 f"topic {name} has {count} partitions, kafka.partitions is {settings.partitions}: set it to "
-                f"{count}, or give kafka.prefix another value for new topics"
+                f"{count}, or give kafka.prefix another value for new topics (docs/upgrading.md)"
             )
-        replicas = _replicas(there[name])
+        replicas = copies(there[name])
         if replicas < settings.replication:
             raise Stop(
                 f"topic {name} has {replicas} replicas, kafka.replication is {settings.replication}: give it "
@@ -114,11 +125,12 @@ def _check_shape(there: dict[str, dict[str, Any]], wanted: dict[Topic, str], set
             )
 
 
-def _replicas(topic: dict[str, Any]) -> int:
+def copies(topic: dict[str, Any]) -> int:
+    """Return how many replicas the partition with the fewest has."""
     return min(len(part["replicas"]) for part in topic["partitions"])
 
 
-_ASKED: Final = (
+ASKED: Final = (  # the settings that `violations` looks at
     "message.timestamp.type",
     "min.insync.replicas",
     "unclean.leader.election.enable",
@@ -132,7 +144,7 @@ async def _check_promises(
 ) -> None:
     """Refuse topics that exist and are configured so that a promise would not hold."""
     asked = [
-        ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(_ASKED, "")) for name in wanted.values()
+        ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(ASKED, "")) for name in wanted.values()
     ]
     topics = {name: topic for topic, name in wanted.items()}
     for answer in await admin.describe_configs(asked):
@@ -140,12 +152,12 @@ async def _check_promises(
             if code:
                 raise Retry(f"Kafka did not tell how topic {name} is configured: {for_code(code).__name__}")
             found = {entry[0]: entry[1] for entry in entries}
-            for option, broken, why in _broken(topics[name], found, settings, _replicas(there[name])):
+            for option, broken, why in violations(topics[name], found, settings, copies(there[name])):
                 raise Stop(f"topic {name} has {option}={found.get(option)}: set it to {broken}, {why}")
 
 
-def _broken(
-    topic: Topic, found: dict[str, str], settings: Kafka, replicas: int
+def violations(
+    topic: Topic, found: Mapping[str, str], settings: Kafka, replicas: int
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (option, what it must be, why) of what breaks a promise."""
     if topic == "outbound" and found.get("message.timestamp.type") != "LogAppendTime":
@@ -164,9 +176,11 @@ def _broken(
         yield "retention.ms", f"{wanted} or more, or lower kafka.retention_seconds", "so that both agree"
 
 
-async def connect(servers: str, seconds: float) -> AIOKafkaAdminClient:
-    """Return a started admin client. Raises what aiokafka and the network raise."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=int(seconds * 1000))
+async def connect(settings: Kafka, seconds: float) -> AIOKafkaAdminClient:
+    """Return a started admin client. Raises Stop, and what aiokafka and the network raise."""
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=settings.servers, request_timeout_ms=int(seconds * 1000), **options(settings)
+    )
     try:
         async with asyncio.timeout(seconds):
             await admin.start()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.bus.memory_broker import MemoryBroker
 from holdfast.bus.memory_group import Group, Member
-from holdfast.bus.port import MAX_RECORD, OffsetLost, Record, Topic, between
+from holdfast.bus.port import MAX_RECORD, OffsetLost, Progress, Record, Topic, between
 from holdfast.errors import Reject, Retry
 from holdfast.observe.metrics import Metrics
 
@@ -173,7 +173,7 @@ class MemoryConsumer:
         self._paused.discard(partition)
         self._broker.wake()
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
+    async def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> None:
         """See `holdfast.bus.port.Consumer`."""
         if self._group is None:
             raise ValueError("a reader without a group has nowhere to commit to")
@@ -182,6 +182,7 @@ class MemoryConsumer:
         if self._member is not None and not set(offsets) <= set(self._member.partitions):
             raise Retry("the group has given these partitions to another member")
         self._group.committed.update(offsets)
+        self._group.notes.update({p: (notes or {}).get(p, "") for p in offsets})
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Consumer`."""
@@ -274,10 +275,11 @@ class MemoryBus:
         logs = {partition: self._broker.partition(topic, partition) for partition in range(self.partitions)}
         return {partition: (log.start, log.end) for partition, log in logs.items()}
 
-    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, Progress]:
         """See `holdfast.bus.port.Bus`."""
         ends = await self.ends(topic)
-        return between(self._broker.group(group, topic).committed, ends)
+        known = self._broker.group(group, topic)
+        return between(known.committed, known.notes, ends)
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         """See `holdfast.bus.port.Bus`."""

@@ -29,6 +29,7 @@ class Group:
 
     def __init__(self, partitions: int, wake: Callable[[], None]) -> None:
         self.committed: dict[int, int] = {}
+        self.notes: dict[int, str] = {}
         self._partitions = partitions
         self._wake = wake
         self._members: list[Member] = []

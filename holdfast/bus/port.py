@@ -5,7 +5,7 @@ Adapters: `holdfast.bus.memory`, `holdfast.bus.kafka`. Contract: `tests/contract
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,6 +20,10 @@ TOPICS: Final[tuple[Topic, ...]] = ("inbound", "outbound", "state", "dead")
 
 MAX_RECORD: Final = 900_000
 """Bytes of a record (key, value and headers) at most: what a broker takes by default, less its framing."""
+
+
+MAX_NOTE: Final = 900
+"""Bytes of a note that is stored with an offset, at most; brokers take 4096 by default."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -85,8 +89,11 @@ class Consumer(Protocol):
     def resume(self, partition: int) -> None:
         """Undo `pause`."""
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
-        """Store, for the group id, the offset to go on from. Raises Retry."""
+    async def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> None:
+        """Store, for the group id, the offset to go on from. Raises Retry.
+
+        `notes` are stored with them: words (ASCII, at most MAX_NOTE bytes) for who asks for `Bus.progress`.
+        """
 
     async def close(self) -> None:
         """Leave the group and release everything. `on_revoked` is not called: commit before."""
@@ -105,11 +112,22 @@ class OffsetLost(Exception):  # noqa: N818
         self.end = end
 
 
+class Progress(NamedTuple):
+    """How far a group is in a partition: where it would go on, the log's end, and what it noted there."""
+
+    position: int
+    end: int
+    note: str = ""
+
+
 def between(
-    committed: Mapping[int, int], ends: Mapping[int, tuple[int, int]]
-) -> Mapping[int, tuple[int, int]]:
+    committed: Mapping[int, int], notes: Mapping[int, str], ends: Mapping[int, tuple[int, int]]
+) -> Mapping[int, Progress]:
     """Return what `Bus.progress` does, from what a group committed and (first offset, end offset)."""
-    return {p: (min(max(committed.get(p, start), start), end), end) for p, (start, end) in ends.items()}
+    return {
+        p: Progress(min(max(committed.get(p, start), start), end), end, notes.get(p, ""))
+        for p, (start, end) in ends.items()
+    }
 
 
 class Bus(Protocol):
@@ -152,8 +170,8 @@ class Bus(Protocol):
     async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
         """Return (first offset, end offset) of each partition. Raises Retry."""
 
-    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
-        """Return (position, end) of each partition: where a group would go on, and the log's end.
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, Progress]:
+        """Return of each partition where a group would go on, and the log's end.
 
         The position is what the group committed last: what it has finished since then counts as unfinished.
         It is the log's first offset where the group committed nothing, or an offset that is gone since then,

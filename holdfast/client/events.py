@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -11,6 +11,8 @@ from holdfast.protocol import frames
 
 if TYPE_CHECKING:
     from holdfast.errors import HoldfastError
+
+_encode: Final = msgspec.json.Encoder().encode
 
 Kind = Literal["send", "request", "subscribe", "unsubscribe", "refresh"]
 
@@ -34,6 +36,22 @@ class Operation:
     first: float = 0.0
     flying: bool = False
     done: bool = False
+
+    def frame(self, number: int) -> bytes:
+        """Return its frame under this number."""
+        frame: Any
+        match self.kind:
+            case "send":
+                frame = frames.Send(id=number, n=self.n, to=self.target, type=self.type, data=self.data)
+            case "request":
+                frame = frames.Request(id=number, type=self.type, data=self.data)
+            case "subscribe":
+                frame = frames.Subscribe(id=number, channel=self.target, since=self.since)
+            case "unsubscribe":
+                frame = frames.Unsubscribe(id=number, channel=self.target)
+            case "refresh":
+                frame = frames.Refresh(id=number, token=self.type)
+        return _encode(frame)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,22 @@
 
 The driver feeds frames in (`receive`), takes what is to be written (`outgoing`), and says when a connection
 was lost. Sends are go-back-N: they are numbered when first transmitted, kept in order until their `ack`, and
-after a retriable error everything from there on is sent again, in order, before anything later.
+after a retriable error everything from there on is sent again, in order, before anything later. The first of
+them goes alone until it is answered: who is refused again and again should cost the server one frame each
+time, not a window of them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from holdfast.client.errors import OutcomeUnknown
 from holdfast.client.events import Completed, Ending, Event, Failed, Operation, Renew, Trouble
+from holdfast.client.pace import PAUSE, Pace
 from holdfast.errors import Reject
 from holdfast.protocol import frames
 from holdfast.protocol.codes import CODES
@@ -60,6 +64,8 @@ class ClientState:
         self._flying = 0  # sends and requests on their way
         self._idle = 0  # sends and requests transmitted before, and to be transmitted again
         self._hold: float | None = None
+        self._pace = Pace()
+        self._probing = False  # a send was refused: it goes alone until it is answered
         self._resend: float | None = None
         self._troubles = 0
 
@@ -80,6 +86,7 @@ class ClientState:
         self._flying = 0
         self._idle = len(self._unacked) + len(self._requests)
         self._hold = None
+        self._pace = Pace()
         self._cursors_due = bool(self._cursors)
         gone = [one for one in self._control if one.kind in ("unsubscribe", "refresh")]
         for operation in (*self._control, *self._unacked.values(), *self._requests):
@@ -161,20 +168,24 @@ class ClientState:
         if self.connected is None or (self._hold is not None and now < self._hold):
             return written, failed
         self._hold = None
-        written += [self._transmit(one, self._encoded(one)) for one in self._control if not one.flying]
+        limits = self.connected.limits
+        room = self._pace.room(now, limits.rate)
+        for one in self._control:
+            if not one.flying and len(written) < room:
+                written.append(self._transmit(one, one.frame(self._number + 1)))
         if self._cursors_due:
             self._cursors_due = False
             written += [_encode(frames.Cursor(channel=name, seq=seq)) for name, seq in self._cursors.items()]
-        limits = self.connected.limits
         if self._idle:
-            for again in (*self._unacked.values(), *self._requests):
-                if not again.flying and self._flying < limits.in_flight:
-                    written.append(self._transmit(again, self._encoded(again)))
-        while self._waiting and self._flying < limits.in_flight and not self._idle:
+            sends = islice(self._unacked.values(), 1 if self._probing else None)
+            for again in (*sends, *self._requests):
+                if not again.flying and self._flying < limits.in_flight and len(written) < room:
+                    written.append(self._transmit(again, again.frame(self._number + 1)))
+        while self._waiting and self._flying < limits.in_flight and not self._idle and len(written) < room:
             operation = self._waiting.popleft()
             if operation.kind == "send":
                 operation.n = self._n + 1
-            frame = self._encoded(operation)
+            frame = operation.frame(self._number + 1)
             if len(frame) > limits.frame:
                 operation.n = -1
                 reason = f"the frame has {len(frame)} bytes, {limits.frame} are allowed"
@@ -188,26 +199,10 @@ class ClientState:
             else:
                 self._requests.append(operation)
             written.append(self._transmit(operation, frame))
+        self._pace.spend(len(written), limits.rate)
+        if len(written) >= room:
+            self._hold = now + max(PAUSE, 1 / limits.rate)
         return written, failed
-
-    def _encoded(self, operation: Operation) -> bytes:
-        """Return the operation's frame under the next number."""
-        number = self._number + 1
-        frame: Any
-        match operation.kind:
-            case "send":
-                frame = frames.Send(
-                    id=number, n=operation.n, to=operation.target, type=operation.type, data=operation.data
-                )
-            case "request":
-                frame = frames.Request(id=number, type=operation.type, data=operation.data)
-            case "subscribe":
-                frame = frames.Subscribe(id=number, channel=operation.target, since=operation.since)
-            case "unsubscribe":
-                frame = frames.Unsubscribe(id=number, channel=operation.target)
-            case "refresh":
-                frame = frames.Refresh(id=number, token=operation.type)
-        return _encode(frame)
 
     def _transmit(self, operation: Operation, frame: bytes) -> bytes:
         self._number += 1
@@ -341,6 +336,8 @@ class ClientState:
         if frame.retry is False and not crowded:
             self._forget(operation)
             return [self._fail(operation, Reject(frame.code, frame.message))]
+        if operation.kind == "send" and not operation.flying:
+            return []  # it was behind a refused one, and waits already
         self._back_off(frame.retry or True, now)
         self._land(operation)
         if operation.kind != "send":
@@ -349,6 +346,7 @@ class ClientState:
         if frame.code == "out_of_order" and operation.n == oldest:
             # The server misses one that we know to be finished: only a new connection sets a new start.
             return [Renew(frame.message)]
+        self._probing = True
         for later in self._unacked.values():
             if later.n > operation.n:
                 self._land(later)
@@ -371,6 +369,7 @@ class ClientState:
     def _forget(self, operation: Operation) -> None:
         self._land(operation)
         if operation.kind == "send":
+            self._probing = False
             if self._unacked.pop(operation.n, None) is not None:
                 self._idle -= 1
         elif operation.kind == "request":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from holdfast.commands.show import as_json, say, table, when
+from holdfast.commands.show import Tinted, as_json, say, table, when
 from holdfast.deadletters import DeadLetters, Found, original
 from holdfast.errors import Stop
 
@@ -122,7 +122,7 @@ async def show_list(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
         say(
             table(
                 head,
-                [(x.id, when(x.at), x.what, x.key, x.reason, _state(x.state), x.detail) for x in letters],
+                [(x.id, when(x.at), x.what, x.key, x.reason, _tinted(x.state), x.detail) for x in letters],
             )
         )
     return 0
@@ -185,6 +185,10 @@ def _check_chosen(options: argparse.Namespace) -> None:
     """Raise Stop unless either names or --all are given."""
     if bool(options.letters) == options.all:
         raise Stop("deadletter retry: name the letters to retry, or give --all")
+
+
+def _tinted(state: str) -> Tinted:
+    return Tinted(_state(state), {"dead": "bad", "retried": "good"}.get(state, "odd"))
 
 
 def _state(state: str) -> str:

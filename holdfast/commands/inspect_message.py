@@ -70,6 +70,8 @@ async def show(ports: Ports, options: argparse.Namespace) -> int:
     since = ports.clock.now_ms() - options.since * 1000
     steps = await journey.of(ports, options.message, since, partitions)
     verdict = _verdict(options, steps, since)
+    if any(sum(one.step == topic for one in steps) >= journey.MOST for topic in ("inbound", "outbound")):
+        verdict += f" Of each topic only the first {journey.MOST} records that speak of it were looked at."
     if options.json:
         say(as_json({"message": options.message, "since": since, "steps": steps, "verdict": verdict}))
     else:

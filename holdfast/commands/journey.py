@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.commands.ports import Ports
 
 MOST = 200
-"""Records of one topic that are shown, at most."""
+"""Records of one topic that speak of a message and are looked at, at most; the answer says where it cuts."""
 
 LOOK_BACK = 2000
 """Newest entries of a channel among which a message is looked for, at most."""
@@ -114,7 +114,7 @@ async def find(
                     left.pop(partition, None)
     finally:
         await reader.close()
-    return sorted(found, key=lambda record: (record.ts, record.partition, record.offset))
+    return sorted(found, key=lambda record: (record.ts, record.partition, record.offset))[:MOST]
 
 
 def _inbound(record: Record, name: str) -> records.Send | records.Request | records.SessionEvent | None:
@@ -166,7 +166,7 @@ def _steps_of_send(
     before = record.offset - committed
     if before < 0 or done:
         return [written, Step("logic", f"committed {committed}", "handled")]
-    waits = f"{before} records of its partition are before it"
+    waits = f"before it in its partition: {before}"
     return [written, Step("logic", f"committed {committed}", "waits for logic", waits)]
 
 
@@ -186,7 +186,10 @@ async def _steps_of_message(ports: Ports, record: Record, message: records.Messa
         behind = record.offset - state.watermark.offset - 1
         owner = f"owned by {state.owner}" if state.owner else "nobody owns it"
         at = f"applied {state.watermark.offset}"
-        return [written, Step("dispatch", at, waits, f"{max(behind, 0)} records are before it; {owner}")]
+        return [
+            written,
+            Step("dispatch", at, waits, f"before it in its partition: {max(behind, 0)}; {owner}"),
+        ]
     applied = Step("dispatch", f"applied {state.watermark.offset}", "applied")
     return [written, applied, await _step_of_log(ports, shard, message.channel, members["id"])]
 

@@ -9,6 +9,7 @@ import msgspec
 
 from holdfast.commands.ports import ROLES, Ports, moving, registered, run
 from holdfast.commands.show import Tinted, as_json, say, table, tint
+from holdfast.doctor.spans import spans
 
 if TYPE_CHECKING:
     import argparse
@@ -55,6 +56,7 @@ class Seen(msgspec.Struct):
     incarnation: str
     address: str = ""
     region: str = ""
+    metrics: str = ""
     connections: int | None = None
     partitions: list[int] | None = None
 
@@ -135,7 +137,7 @@ def _stray(incarnation: str, connections: int) -> Seen:
 
 
 def _seen(node: Node, alive: set[str], loads: dict[str, int], states: Sequence[ShardState]) -> Seen:
-    seen = Seen(node.name, node.role, "alive", node.incarnation, node.address, node.region)
+    seen = Seen(node.name, node.role, "alive", node.incarnation, node.address, node.region, node.metrics)
     if node.role == "access":
         seen.connections = loads.get(node.incarnation)
     elif node.role == "dispatch":
@@ -145,14 +147,3 @@ def _seen(node: Node, alive: set[str], loads: dict[str, int], states: Sequence[S
     elif node.draining:
         seen.state = "draining"
     return seen
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Return numbers in order as people write them: `0-3, 7`; `-` for none."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts) or "-"

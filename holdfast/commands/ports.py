@@ -16,7 +16,7 @@ from holdfast.errors import Retry
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from holdfast.bus.port import Bus
     from holdfast.clock import Clock
@@ -95,12 +95,26 @@ async def _with_ports(
     )
     used: list[Any] = [getattr(ports, need) for need in needs]
     try:
-        for port in used:
-            await port.start()
+        for need in needs:
+            await _start(getattr(ports, need), _NAMES[need].format(settings.consul.address))
         return await work(ports, options)
     finally:
         for port in used:
             await port.close()
+
+
+_NAMES: Mapping[str, str] = {
+    "bus": "",
+    "log": "Redis (redis.url) is away: ",
+    "directory": "the membership store (membership.kind; Consul would be at {}) is away: ",
+}
+
+
+async def _start(port: Any, name: str) -> None:
+    try:
+        await port.start()
+    except Retry as error:
+        raise Retry(f"{name}{error}") from error
 
 
 async def moving(log: Log, clock: Clock, wanted: Sequence[str], patience: float = PATIENCE) -> set[str]:

@@ -11,7 +11,7 @@ from holdfast.channel import parse, partition_of
 from holdfast.commands.ports import Ports, run
 from holdfast.commands.show import as_json, note, plain, say, tint, when
 from holdfast.errors import Reject, Retry
-from holdfast.log.port import Query
+from holdfast.log.port import Query, Rebuilding
 from holdfast.records import entry_members
 
 if TYPE_CHECKING:
@@ -112,7 +112,15 @@ class _Tail:
             self._at = seq
 
     async def _read(self, query: Query) -> View:
-        return (await self._log.read(self._shard, [query]))[0]
+        try:
+            return (await self._log.read(self._shard, [query]))[0]
+        except Rebuilding:
+            if (await self._log.state(self._shard)).generation:
+                raise Retry(f"partition {self._shard} is being rebuilt from Kafka") from None
+            raise Retry(
+                f"Redis has nothing of partition {self._shard}: no dispatcher has begun with it, or redis.url"
+                " or redis.prefix is not that of the services"
+            ) from None
 
     def _say(self, seq: int, entry: bytes) -> None:
         members = entry_members(entry)

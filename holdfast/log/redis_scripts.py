@@ -40,13 +40,7 @@ class Caller:
     """Makes calls. Each raises Retry when the store is away, full, or the outcome unknown."""
 
     def __init__(self, settings: Redis, metrics: Metrics, clock: Clock, network: Network) -> None:
-        self._servers = servers(
-            parse(settings.url),
-            network=network,
-            clock=clock,
-            timeout=settings.timeout,
-            links=settings.connections,
-        )
+        self._servers = servers(parse(settings.url), settings, network=network, clock=clock)
         self._metrics = metrics
         self._clock = clock
         self._timers: dict[str, Any] = {}

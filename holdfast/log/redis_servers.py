@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
+from holdfast import tls
 from holdfast.channel import hash_tags
 from holdfast.errors import Retry
 from holdfast.log.redis_link import Link
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock
     from holdfast.log.redis_place import Address, Place
     from holdfast.network import Network
+    from holdfast.settings import Redis
 
 LINKS: Final = 2
 """Links of one process to one server: one carries as much as Redis can do; with two, one long answer holds up
@@ -36,16 +37,24 @@ def pack(*command: Any) -> bytes:
 class Servers:
     """Links to one server, or to the master that Sentinels name."""
 
-    def __init__(self, place: Place, *, network: Network, clock: Clock, timeout: float, links: int) -> None:
+    def __init__(self, place: Place, settings: Redis, *, network: Network, clock: Clock) -> None:
         self._place = place
         self._network = network
         self._clock = clock
-        self._timeout = timeout
-        self._count = max(1, min(LINKS, links))
-        self._tls = ssl.create_default_context() if place.tls else None
+        self._timeout = timeout = settings.timeout
+        self._count = max(1, min(LINKS, settings.connections))
+        self._trust = tls.calling("redis", settings) if place.tls else None
+        self._tls = self._trust.context if self._trust is not None else None
         self._links: dict[Address, list[Link]] = {}
         self._sentinels = [
-            Link(network, _fixed(address), hello=(), clock=clock, timeout=timeout)
+            Link(
+                network,
+                _fixed(address),
+                hello=_auth(settings.sentinel_user, settings.sentinel_password),
+                clock=clock,
+                timeout=timeout,
+                tls=self._tls,
+            )
             for address in (place.hosts if place.master else ())
         ]
 
@@ -76,10 +85,7 @@ class Servers:
         links = self._links.get(address)
         if links is None:
             place = self._place
-            hello = []
-            if place.password:
-                user = (place.user,) if place.user else ()
-                hello.append(pack("AUTH", *user, place.password))
+            hello = _auth(place.user, place.password)
             if place.db:
                 hello.append(pack("SELECT", place.db))
             where = self._master if place.master else _fixed(address)
@@ -116,8 +122,8 @@ class Servers:
 class ClusterServers(Servers):
     """Links to the servers of a Cluster. A shard lives in one slot; who has it says so with MOVED."""
 
-    def __init__(self, place: Place, *, network: Network, clock: Clock, timeout: float, links: int) -> None:
-        super().__init__(place, network=network, clock=clock, timeout=timeout, links=links)
+    def __init__(self, place: Place, settings: Redis, *, network: Network, clock: Clock) -> None:
+        super().__init__(place, settings, network=network, clock=clock)
         self._known = list(place.hosts)
         self._homes: dict[int, Address] = {}
         self._turn = 0
@@ -168,6 +174,11 @@ class ClusterServers(Servers):
         self._known += [address for address in addresses if address not in self._known]
 
 
+def _auth(user: str, password: str) -> list[bytes]:
+    """Return the commands that show a user's password; the default user has no name."""
+    return [pack("AUTH", *((user,) if user else ()), password)] if password else []
+
+
 def _fixed(address: Address) -> Any:
     async def where() -> Address:
         return address
@@ -175,7 +186,7 @@ def _fixed(address: Address) -> Any:
     return where
 
 
-def servers(place: Place, *, network: Network, clock: Clock, timeout: float, links: int) -> Servers:
+def servers(place: Place, settings: Redis, *, network: Network, clock: Clock) -> Servers:
     """Return the links for what `redis.url` says."""
     kind = ClusterServers if place.cluster else Servers
-    return kind(place, network=network, clock=clock, timeout=timeout, links=links)
+    return kind(place, settings, network=network, clock=clock)

@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import msgspec
 from consul import Check, ConsulException
-from consul.aio import Consul
+from consul.aio import Consul, HTTPClient
+from consul.base import HTTPClient as BaseHTTPClient
 
+from holdfast import tls
 from holdfast.clock import within
 from holdfast.errors import Retry
 from holdfast.failures import Failures, forever
 from holdfast.membership.port import Node
 from holdfast.membership.watchers import ROLES, Known
+from holdfast.tasks import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from holdfast.observe.metrics import Metrics
     from holdfast.settings import Consul as ConsulSettings
     from holdfast.settings import Membership
+    from holdfast.tls import Trust
 
 BEATS: Final = 3
 """Passes of the check within a ttl."""
@@ -50,6 +54,32 @@ _FAILURES: Final = (aiohttp.ClientError, OSError, TimeoutError, ConsulException)
 _log = logging.getLogger(__name__)
 
 
+class Facts(NamedTuple):
+    """Consul itself: its leader's address ("": none), how many servers it has, its version ("": not told)."""
+
+    leader: str
+    servers: int
+    version: str
+
+
+class _Http(HTTPClient):  # type: ignore[misc] # py-consul has no types
+    """py-consul's own makes a context with every client, from files that it reads once."""
+
+    def __init__(self, *args: Any, trust: Trust | None, **kwargs: Any) -> None:
+        BaseHTTPClient.__init__(self, *args, **kwargs)
+        secure = trust.context if trust is not None else False
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=secure))
+
+
+class _Consul(Consul):  # type: ignore[misc]
+    def __init__(self, *, trust: Trust | None, **kwargs: Any) -> None:
+        self._trust = trust
+        super().__init__(**kwargs)
+
+    def http_connect(self, *args: Any, **kwargs: Any) -> _Http:
+        return _Http(*args, trust=self._trust, **kwargs)
+
+
 class ConsulDirectory:
     """See `holdfast.membership.port.Directory`."""
 
@@ -57,6 +87,7 @@ class ConsulDirectory:
         self, consul: ConsulSettings, membership: Membership, metrics: Metrics, clock: Clock
     ) -> None:
         self._settings = consul
+        self._trust = tls.calling("consul", consul) if consul.tls else None
         self._ttl = membership.ttl
         self._clock = clock
         self._metrics = metrics
@@ -83,9 +114,7 @@ class ConsulDirectory:
 
     async def close(self) -> None:
         """See `Directory`."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(self._tasks)
         self._tasks = []
         await self.leave()
         for client in (self._consul, self._watching):
@@ -109,7 +138,7 @@ class ConsulDirectory:
         if node is None or self._consul is None:
             return
         try:
-            await self._call(self._consul.agent.service.deregister(node.incarnation))
+            await self._call("deregister", self._consul.agent.service.deregister(node.incarnation))
         except Retry as error:
             _log.warning("not deregistered: %s", error)
 
@@ -130,6 +159,16 @@ class ConsulDirectory:
         except _FAILURES:
             return False
 
+    async def facts(self) -> Facts:
+        """Return what Consul says of itself. Raises Retry."""
+        leader = await self._call("status", self._consul.status.leader())
+        peers = await self._call("status", self._consul.status.peers())
+        try:
+            about = await self._call("status", self._consul.agent.self())
+        except Retry:  # a token need not be allowed to read the agent
+            about = {}
+        return Facts(str(leader or ""), len(peers or ()), str(about.get("Config", {}).get("Version", "")))
+
     # being there
 
     async def _stay(self) -> None:
@@ -138,7 +177,8 @@ class ConsulDirectory:
         if node is None:
             return
         try:
-            if not await self._call(self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")):
+            passed = self._consul.agent.check.ttl_pass(f"service:{node.incarnation}")
+            if not await self._call("pass", passed):
                 _log.warning("Consul has forgotten this node; registering again")
                 if self._node is node:
                     await self._register(node)
@@ -153,6 +193,7 @@ class ConsulDirectory:
         }
         host, _, port = node.address.rpartition(":")
         await self._call(
+            "register",
             self._consul.agent.service.register(
                 self._service(node.role),
                 service_id=node.incarnation,
@@ -160,7 +201,7 @@ class ConsulDirectory:
                 port=int(port) if port else None,
                 meta=_meta(node),
                 check=check,
-            )
+            ),
         )
 
     # seeing others
@@ -189,8 +230,11 @@ class ConsulDirectory:
         more = {} if index is None else {"index": index, "wait": f"{wait:g}s"}
         # Consul adds up to a sixteenth to the wait.
         limit = CALL_SECONDS + (wait * 1.1 if more else 0.0)
+        # One that waits for a change takes as long as there is none: its time says nothing.
         found, answers = await self._call(
-            self._watching.health.service(self._service(role), passing=True, **more), limit
+            "watch" if more else "read",
+            self._watching.health.service(self._service(role), passing=True, **more),
+            limit,
         )
         nodes: dict[str, Node] = {}
         for answer in answers or ():
@@ -230,11 +274,19 @@ class ConsulDirectory:
             warnings.filterwarnings(
                 "ignore", message="(verify_ssl|ssl_context) is deprecated", category=DeprecationWarning
             )
-            return Consul(host=host or "127.0.0.1", port=int(port), token=self._settings.token or None)
+            made = _Consul(
+                trust=self._trust,
+                host=host or "127.0.0.1",
+                port=int(port),
+                scheme="https" if self._trust is not None else "http",
+            )
+        made.token = self._settings.token or None  # py-consul lets CONSUL_HTTP_TOKEN win
+        return made
 
-    async def _call(self, call: Awaitable[Any], limit: float = CALL_SECONDS) -> Any:
+    async def _call(self, what: str, call: Awaitable[Any], limit: float = CALL_SECONDS) -> Any:
         try:
-            return await within(self._clock, limit, call)
+            with self._known.timed(what):
+                return await within(self._clock, limit, call)
         except _FAILURES as error:
             raise Retry(f"Consul: {error or type(error).__name__}") from error
 

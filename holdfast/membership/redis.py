@@ -13,14 +13,17 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.exceptions import RedisError
 
+from holdfast import tls
 from holdfast.clock import within
 from holdfast.errors import Retry, Stop
 from holdfast.failures import forever
+from holdfast.log.redis_place import parse
 from holdfast.membership.port import Node  # noqa: TC001 - msgspec reads the annotation
 from holdfast.membership.watchers import Known
+from holdfast.tasks import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +58,17 @@ class _Seen:
         self.missing = False
 
 
+class _Secure(SSLConnection):
+    """By the context that is the newest: redis-py's own keeps the files that it read first."""
+
+    def __init__(self, *, trust: tls.Trust, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._trust = trust
+
+    def _connection_arguments(self) -> Any:
+        return {**super()._connection_arguments(), "ssl": self._trust.context}
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Entry).decode
 _log = logging.getLogger(__name__)
@@ -81,15 +95,7 @@ class RedisDirectory:
     async def start(self) -> None:
         """See `Directory`."""
         if self._redis is None:
-            if self._redis_settings.url.startswith("redis+"):
-                raise Stop('redis.url: with membership.kind = "redis" it must name one server')
-            settings = self._redis_settings
-            self._redis = Redis.from_url(
-                settings.url,
-                socket_timeout=settings.timeout,
-                socket_connect_timeout=settings.timeout,
-                protocol=3,
-            )
+            self._redis = self._client()
         await self._look()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
@@ -99,8 +105,7 @@ class RedisDirectory:
     async def close(self) -> None:
         """See `Directory`."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancelled([self._task])
             self._task = None
         if self._redis is not None:
             await self.leave()
@@ -124,7 +129,7 @@ class RedisDirectory:
         if node is None or self._redis is None:
             return
         with contextlib.suppress(Retry):
-            await self._call(self._redis.hdel(self._key, node.incarnation))
+            await self._call("leave", self._redis.hdel(self._key, node.incarnation))
             await self._look()
 
     def nodes(self, role: Role) -> Sequence[Node]:
@@ -162,7 +167,7 @@ class RedisDirectory:
             pipeline.hset(self._key, own.incarnation, _encode(_Entry(beat, own)))
         pipeline.hgetall(self._key)
         try:
-            answers = await self._call(pipeline.execute())
+            answers = await self._call("look", pipeline.execute())
         except Retry:
             # What passes until the next successful read is nobody's silence.
             self._read_at = None
@@ -217,11 +222,34 @@ class RedisDirectory:
         )
         dead = [name for name, seen in self._seen.items() if seen.still >= FORGET * self._ttl]
         if dead:
-            await self._call(self._redis.hdel(self._key, *dead))
+            await self._call("forget", self._redis.hdel(self._key, *dead))
 
-    async def _call(self, call: Any) -> Any:
+    def _client(self) -> Any:
+        settings = self._redis_settings
+        place = parse(settings.url)
+        if place.master or place.cluster:
+            raise Stop('redis.url: with membership.kind = "redis" it must name one server')
+        ((host, port),) = place.hosts
+        secure: dict[str, Any] = {}
+        if place.tls:
+            secure = {"connection_class": _Secure, "trust": tls.calling("redis", settings)}
+        pool: Any = ConnectionPool(
+            host=host,
+            port=port,
+            username=place.user or None,
+            password=place.password or None,
+            db=place.db,
+            socket_timeout=settings.timeout,
+            socket_connect_timeout=settings.timeout,
+            protocol=3,
+            **secure,
+        )
+        return Redis.from_pool(pool)
+
+    async def _call(self, what: str, call: Any) -> Any:
         try:
-            return await call
+            with self._known.timed(what):
+                return await call
         except (RedisError, OSError, TimeoutError) as error:
             raise Retry(f"Redis: {error}") from error
 

@@ -99,7 +99,8 @@ class StaticDirectory:
     def _read(self) -> None:
         content = self._path.read_bytes()
         if content != self._content:
-            self._listed = {node.incarnation: node for node in _decode(content)}
+            # Several may have no incarnation: the file cannot know one that is new at every start.
+            self._listed = {node.incarnation or f"{node.role} {node.name}": node for node in _decode(content)}
             self._content = content
             self._publish()
         self._readable = True
@@ -107,7 +108,7 @@ class StaticDirectory:
     def _publish(self) -> None:
         nodes = dict(self._listed)
         if self._joined is not None:
-            # The file cannot know an incarnation that is new at every start: the name is what it lists.
+            # The name is what the file lists.
             own = self._joined
             nodes = {
                 key: node for key, node in nodes.items() if (node.role, node.name) != (own.role, own.name)

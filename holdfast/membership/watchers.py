@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Final, get_args
 
 from holdfast.membership.port import Node, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from holdfast.observe.metrics import Metrics
 
@@ -52,6 +54,18 @@ class Known:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    @contextlib.contextmanager
+    def timed(self, call: str) -> Iterator[None]:
+        """Count one call to the store: its time (but of a `watch`, which waits), or its failure."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            self._metrics.directory_call_failed.labels(call).inc()
+            raise
+        if call != "watch":
+            self._metrics.directory_call_seconds.labels(call).observe(time.perf_counter() - began)
 
     def set(self, nodes: Mapping[str, Node]) -> None:
         """Take a new membership; tell who watches if it is another."""

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import socket
+import ssl
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock, Timer
     from holdfast.network import Network, Server
     from holdfast.observe.metrics import Metrics
+    from holdfast.tls import Trust
 
 MAX_HELLO: Final = 4096
 """Bytes of the first frame, at most: nobody unknown makes this process hold more."""
@@ -90,7 +92,9 @@ class IncomingLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        del exc
+        if isinstance(exc, ssl.SSLError) and not self.dispatcher:
+            self._server.metrics.access_nodelink_refused.labels("tls").inc()
+            _log.warning("nodelink closed: %s", exc, extra={"reason": "tls"})
         self._buffer = b""
         if self._timer is not None:
             self._timer.cancel()
@@ -172,12 +176,15 @@ class LinkServer:
         *,
         incarnation: str,
         secret: str,
+        other_secret: str = "",
         metrics: Metrics,
         on_push: Callable[[IncomingLink, Push], None],
         on_lost: Callable[[IncomingLink], None],
         clock: Clock | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.metrics = metrics
+        self._trust = trust
         self.clock: Clock = clock or SystemClock()
         self.on_push = on_push
         self._on_lost = on_lost
@@ -185,7 +192,7 @@ class LinkServer:
         self._host = host
         self._port = port
         self._incarnation = incarnation
-        self._secret = secret.encode()
+        self._secrets = (secret.encode(), (other_secret or secret).encode())
         self._links: dict[IncomingLink, None] = {}  # in order, so that runs can be repeated
         self._server: Server | None = None
 
@@ -202,7 +209,12 @@ class LinkServer:
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address is taken."""
-        self._server = await self._network.listen(lambda: IncomingLink(self), self._host, self._port)
+        self._server = await self._network.listen(
+            lambda: IncomingLink(self),
+            self._host,
+            self._port,
+            ssl=self._trust.context if self._trust is not None else None,
+        )
 
     def renew(self, incarnation: str) -> None:
         """Take a new incarnation: links that were meant for the old one are closed."""
@@ -221,7 +233,8 @@ class LinkServer:
         if hello.version != VERSION:
             return "version"
         # Compared always, an empty setting included, so that the answer's time tells nothing.
-        if not hmac.compare_digest(hello.secret.encode(), self._secret) and self._secret:
+        right = [hmac.compare_digest(hello.secret.encode(), secret) for secret in self._secrets]
+        if self._secrets[0] and not any(right):
             return "secret"
         if hello.incarnation not in ("", self._incarnation):
             return "incarnation"

@@ -36,6 +36,8 @@ TABLE: Final = (
     Metric(
         "access_controls", "counter", "control frames of WebSockets: pings and pongs of the carrier itself"
     ),
+    Metric("access_bytes_in", "counter", "bytes from clients, as they came by their carriers"),
+    Metric("access_bytes_out", "counter", "bytes of frames written to clients"),
     Metric("access_reads_sliced", "counter", "reads too large for one turn of the loop"),
     Metric("access_frames_out", "counter", "frames to clients", ("frame",)),
     Metric("access_errors", "counter", "error frames to clients", ("code",)),
@@ -54,6 +56,13 @@ TABLE: Final = (
     Metric("access_put_aside", "counter", "times that a connection was put aside"),
     Metric("access_replies_dropped", "counter", "replies whose connection was gone or deadline past"),
     Metric("access_fanout_size", "histogram", "subscribers of one delivered message", (), _SIZES),
+    Metric(
+        "access_fanout_seconds",
+        "histogram",
+        "from its turn until a message was written to the last of a crowd, of more than 64 subscribers",
+        (),
+        _SECONDS,
+    ),
     Metric("access_update_changes", "histogram", "changes in one update of a shard", (), _SIZES),
     Metric("access_forgotten", "counter", "shards that forgot this node, and were written again"),
     Metric("access_fenced", "counter", "times that this node was found dead, and took a new incarnation"),
@@ -99,6 +108,7 @@ TABLE: Final = (
     Metric("logic_dead_letters", "counter", "records put into the dead letters", ("reason",)),
     Metric("logic_pending", "gauge", "records fetched and not finished"),
     Metric("logic_paused", "counter", "times a partition was paused because too much of it was unfinished"),
+    Metric("logic_crowding", "gauge", "senders told to wait because too much of theirs is unfinished"),
     Metric("logic_backlog_waits", "counter", "times logic paused because dispatch is far behind"),
     Metric("logic_rewinds", "counter", "returns to what is durable after an output failed"),
     Metric("logic_published", "counter", "messages written to outbound", ("by",)),
@@ -111,6 +121,10 @@ TABLE: Final = (
     Metric("dispatch_apply_seconds", "histogram", "time of one apply call", (), _SECONDS),
     Metric("dispatch_pushed", "counter", "items handed to links", ("item",)),
     Metric("dispatch_links", "gauge", "open links to access nodes"),
+    Metric("dispatch_link_bytes", "gauge", "bytes that wait for the access node that takes the least"),
+    Metric("dispatch_link_bytes_limit", "gauge", "bytes that may wait for one access node"),
+    Metric("dispatch_queued", "gauge", "records fetched and not applied, of the fullest partition"),
+    Metric("dispatch_queued_limit", "gauge", "records of one partition that may be so"),
     Metric("dispatch_dropped", "counter", "bytes dropped because a node did not take them"),
     Metric("dispatch_breaks", "counter", "chains broken on purpose, by why", ("why",)),
     Metric("dispatch_claims", "counter", "tokens claimed, released and lost", ("event",)),
@@ -133,6 +147,10 @@ TABLE: Final = (
     Metric("bus_produced", "counter", "records made durable", ("topic",)),
     Metric("bus_produce_failed", "counter", "records whose outcome is unknown", ("topic",)),
     Metric("bus_producer_replaced", "counter", "producers replaced after a failure"),
+    Metric(
+        "bus_buffer_records", "gauge", "records on their way in the producers, as of the last half second"
+    ),
+    Metric("bus_buffer_records_limit", "gauge", "records that may be so"),
     Metric("bus_buffer_full", "counter", "records refused because the producer's buffer was full"),
     Metric(
         "bus_backlog",
@@ -148,8 +166,11 @@ TABLE: Final = (
     Metric("log_call_seconds", "histogram", "time of a call to the log", ("call",), _SECONDS),
     Metric("log_call_failed", "counter", "calls to the log that failed", ("call",)),
     Metric("log_liveness_forgotten", "counter", "incarnations forgotten because too many were known"),
+    Metric("directory_call_seconds", "histogram", "time of a call to the membership", ("call",), _SECONDS),
+    Metric("directory_call_failed", "counter", "calls to the membership that failed", ("call",)),
     Metric("directory_changes", "counter", "changes of the membership seen"),
     Metric("directory_nodes", "gauge", "nodes known", ("role",)),
+    Metric("files_limit", "gauge", "file descriptors that this process may open"),
     Metric(
         "loop_failures",
         "counter",
@@ -160,6 +181,8 @@ TABLE: Final = (
     Metric("loop_stall_seconds", "histogram", "time by which the event loop was late", (), _SECONDS),
     Metric("build_info", "gauge", "1, labelled with the version", ("version",)),
     Metric("tls_reloads", "counter", "certificates that changed, by part and outcome", ("part", "outcome")),
+    Metric("auth_jwks_fetches", "counter", "fetches of the JWKS", ("outcome",)),
+    Metric("auth_jwks_keys", "gauge", "keys of the JWKS that are in use"),
     Metric("tls_expires_seconds", "gauge", "when a part's certificate ends, Unix time", ("part",)),
 )
 

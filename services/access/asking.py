@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.errors import Reject
+from holdfast.errors import Reject, Retry
 from holdfast.protocol.connection import Event
 from holdfast.protocol.frames import Error, Refreshed
 
@@ -29,6 +29,9 @@ def connect(node: AccessNode, driver: Driver, frame: frames.Connect) -> None:
     except Reject as reject:
         node.metrics.access_refused.labels(reject.code).inc()
         driver.machine.signal(Event.ENDED, reject.code, str(reject))
+    except Retry as retry:
+        node.metrics.access_refused.labels("key").inc()
+        driver.machine.signal(Event.ENDED, "overloaded", str(retry))
 
 
 def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
@@ -80,5 +83,7 @@ def refresh(node: AccessNode, driver: Driver, frame: frames.Refresh) -> None:
         node.roster.refresh(driver, driver.session, frame.token)
     except Reject as reject:
         driver.machine.signal(Event.ENDED, reject.code, str(reject))
-        return
-    driver.answer(Refreshed(frame.id))
+    except Retry as retry:
+        driver.answer(Error("unavailable", str(retry), retry=retry.after or True, id=frame.id))
+    else:
+        driver.answer(Refreshed(frame.id))

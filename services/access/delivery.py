@@ -17,11 +17,12 @@ from holdfast.log.port import Query
 from holdfast.protocol.frames import Reset
 from holdfast.records import entry_ts
 
+from . import journal
 from .fanout import Fanout, Flow, Job, Notice
 from .registry import UNKNOWN, Channel, older
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.log.port import View
     from holdfast.observe.metrics import Metrics
@@ -47,13 +48,16 @@ _log = logging.getLogger(__name__)
 class Delivery:
     """Brings each channel's messages to its subscribers, each once and in order (inv 4)."""
 
-    def __init__(self, reader: Reader, metrics: Metrics, catch_up: int) -> None:
+    def __init__(
+        self, reader: Reader, metrics: Metrics, put: Callable[[Driver, bytes], None], catch_up: int
+    ) -> None:
         self._reader = reader
         self._metrics = metrics
         self._catch_up = catch_up
         self._advanced = 0
         self.traces: Traces | None = None
-        self.fanout = Fanout(metrics, self._aside, self._caught_up, self._job_done)
+        self._journal = journal.wanted()
+        self.fanout = Fanout(metrics, put, self._aside, self._caught_up, self._job_done)
 
     # pushes
 
@@ -285,6 +289,8 @@ class Delivery:
     def _job_done(self, channel: Channel, job: Job) -> None:
         if self.traces is not None:
             self.traces.done(channel, job)
+        if self._journal:
+            journal.delivered(channel, job)
         flow = self._flow(channel)
         if job.lagging:
             flow.left -= 1

@@ -69,6 +69,7 @@ class Driver(Subscriber, asyncio.Protocol):
         "limit",
         "machine",
         "number",
+        "out",
         "session",
         "transport",
     )
@@ -81,6 +82,7 @@ class Driver(Subscriber, asyncio.Protocol):
         self._listener = listener
         self.machine = Connection(self, node.bounds)
         self.number = 0
+        self.out: bytes | None = None
         self.format = NO_FORMAT
         self.blocked = FRESH
         self.heard = node.wheel.tick
@@ -135,8 +137,10 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self.heard = self._node.wheel.tick
-        inflow = self._node.inflow
+        node = self._node
+        self.heard = node.wheel.tick
+        node.bytes_in += len(data)
+        inflow = node.inflow
         if len(data) > SMALL or inflow.has(self):
             inflow.received(self, data)
             return
@@ -169,7 +173,7 @@ class Driver(Subscriber, asyncio.Protocol):
         if isinstance(codec, ProxyHeader) or codec.ended is None:
             return False
         if codec.outgoing:  # after a close nothing may follow, so it follows what it came behind
-            self.transport.write(codec.take())
+            self._write(codec.take())
         self._codec_ended(codec.ended)
         return True
 
@@ -187,7 +191,7 @@ class Driver(Subscriber, asyncio.Protocol):
                 return []
         payloads = codec.receive(data)
         if codec.outgoing and codec.ended is None:
-            self.transport.write(codec.take())
+            self._write(codec.take())
         if self.format == NO_FORMAT and codec.open:
             self._shaken(codec)
         if codec.controls:
@@ -233,13 +237,7 @@ class Driver(Subscriber, asyncio.Protocol):
                 self._node.metrics.access_refused.labels("handshake").inc()
             self.machine.signal(Event.LOST)
             self._gone(name)
-        self.transport.close()
-        self._cut_later()
-
-    def _cut_later(self) -> None:
-        """Cut the socket off if the client does not end it, or does not take what is left to write."""
-        wheel = self._node.wheel
-        wheel.put(self, wheel.tick + wheel.ticks(CLOSE_SECONDS))
+        self._close()
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol: nothing is answered to who has stopped sending."""
@@ -251,7 +249,7 @@ class Driver(Subscriber, asyncio.Protocol):
             self._node.metrics.access_refused.labels("tls").inc()
         self.machine.signal(Event.LOST)
         self._gone("lost")
-        self.codec = None
+        self.codec = self.out = None
         self._node.inflow.forget(self)
         self._node.admission.closed(self)
         del self.machine.host  # they would hold each other until a collection of everything there is
@@ -282,7 +280,28 @@ class Driver(Subscriber, asyncio.Protocol):
         node.frames_out[type(frame)] += 1
         if isinstance(frame, Error):
             node.metrics.access_errors.labels(frame.code).inc()
-        self.transport.write(FORMATS[self.format].wrap(_encode(frame)))
+        wrapped = FORMATS[self.format].wrap(_encode(frame))
+        node.bytes_out += len(wrapped)
+        node.outbox.put(self, wrapped)
+
+    def flush(self) -> None:
+        """Write what was put aside for the end of this turn."""
+        out, self.out = self.out, None
+        if out is not None:
+            self.transport.write(out)
+
+    def _write(self, data: bytes) -> None:
+        """Write at once, behind what waits."""
+        self.flush()
+        self.transport.write(data)
+
+    def _close(self, *, at_once: bool = True) -> None:
+        """Close behind what waits, or leave that to the client, who is cut off if it does not."""
+        if at_once:
+            self.flush()
+            self.transport.close()
+        wheel = self._node.wheel
+        wheel.put(self, wheel.tick + wheel.ticks(CLOSE_SECONDS))
 
     def write(self, frame: bytes, frame_id: FrameId | None) -> None:
         """Write a JSON frame made elsewhere, which answers this one."""
@@ -298,7 +317,8 @@ class Driver(Subscriber, asyncio.Protocol):
                 )
             )
         else:
-            self.transport.write(wrapped)
+            self._node.bytes_out += len(wrapped)
+            self._node.outbox.put(self, wrapped)
 
     def end(self, code: str, reason: str) -> None:
         """See `Host`."""
@@ -311,17 +331,15 @@ class Driver(Subscriber, asyncio.Protocol):
             extra: dict[str, Any] = {} if FORMATS[self.format].close_codes else {"close": close}
             self.answer(Error(code, reason, entry.retry, **extra))
         if codec is not None and not isinstance(codec, ProxyHeader):
-            self.transport.write(codec.close(close, reason))
+            self._write(codec.close(close, reason))
         self._gone(code)
-        if (
-            self.format == TCP_JSON
+        self._close(
+            at_once=self.format == TCP_JSON
             or codec is None
             or isinstance(codec, ProxyHeader)
             or codec.ended is not None
             or code == "flooding"
-        ):
-            self.transport.close()
-        self._cut_later()
+        )
 
     def turn_away(self, why: str, seconds: float) -> None:
         """Tell a connection that it was not let in, and when to come back."""
@@ -330,10 +348,9 @@ class Driver(Subscriber, asyncio.Protocol):
         assert not isinstance(codec, ProxyHeader)
         self._node.metrics.access_refused.labels(why).inc()
         self.machine.signal(Event.LOST)
-        self.transport.write(codec.turn_away("too many connections; come back later", seconds))
+        self._write(codec.turn_away("too many connections; come back later", seconds))
         self._gone("overloaded")
-        self.transport.close()
-        self._cut_later()
+        self._close()
 
     def _gone(self, reason: str) -> None:
         """Let go of everything, once; `reason` is told to who handles the session's disconnect."""

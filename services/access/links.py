@@ -19,6 +19,8 @@ from holdfast.failures import Failures
 from holdfast.log.port import NEW, Rebuilding
 from holdfast.nodelink.frames import BREAK, ChangeItem, MessageItem, ReplyItem
 
+from . import journal
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,6 +99,7 @@ class Links:
         self._chains = [Chain() for _ in range(node.parts.log.partitions)]
         self._failures = Failures("breaks", node.clock, node.metrics)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._journal = journal.wanted()
 
     def begin(self, shard: int, generation: str, offset: int) -> None:
         """Take a shard's watermark, read when nobody here had subscribed."""
@@ -185,6 +188,8 @@ class Links:
             node.metrics.access_replies_dropped.inc()  # it was answered with `unavailable` at its deadline
             return
         driver.write(item.frame, answer.id)
+        if self._journal:
+            journal.replied(driver.session.id, driver.number)
 
     def _changed(self, name: str) -> None:
         """Look again at who a user or a token is."""

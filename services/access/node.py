@@ -29,6 +29,7 @@ from .inflow import Inflow
 from .joins import Joins
 from .links import Links
 from .listeners import listeners
+from .outbox import Outbox
 from .produce import Produce
 from .reader import Reader
 from .rebalance import Rebalance
@@ -83,7 +84,8 @@ class AccessNode:
         self.roster = Roster(self)
         self.links = Links(self)
         self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
-        self.delivery = Delivery(self.reader, self.metrics, access.catch_up)
+        self.outbox = Outbox()
+        self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up)
         self.routes = Routes(
             parts.log,
             self.clock,
@@ -127,15 +129,18 @@ class AccessNode:
             parts.settings.nodelink.port and parts.settings.nodelink.port + worker,
             incarnation=self.incarnation,
             secret=parts.settings.nodelink.secret,
+            other_secret=parts.settings.nodelink.other_secret,
             metrics=self.metrics,
             on_push=self.links.push,
             on_lost=lambda _: None,
             clock=self.clock,
+            trust=tls.nodelink_server(parts.settings.nodelink),
         )
         self._trust = tls.access_server(access)
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
+        self.bytes_in = self.bytes_out = 0
         self.frames_in: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.frames_out: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.draining = False
@@ -148,8 +153,10 @@ class AccessNode:
 
     async def start(self) -> None:
         """Serve. Raises Stop, naming the setting, where it cannot."""
-        if not self.roster.can_verify:
-            raise Stop("auth.secrets and auth.key_files are empty: no client could connect")
+        verifier, auth = self.roster.verifier, self.settings.auth
+        if verifier.problem and not auth.jwks_url:
+            raise Stop(verifier.problem)
+        verifier.start()
         await self.produce.start(self.settings.kafka.deadline)
         self.inbound.start()
         self.outbound.start()
@@ -186,6 +193,7 @@ class AccessNode:
         """Drain: ask clients to go, wait for them, close the rest, then leave nothing behind (inv 10)."""
         await self.drain()
         self.produce.tick()
+        await self.roster.verifier.stop()
         await self.produce.close()
         await self.inbound.stop()
         await self.outbound.stop()
@@ -241,7 +249,9 @@ class AccessNode:
         """Return why this node cannot serve; a Redis or Kafka that is away is no reason, all share it."""
         if self.draining:
             return ["draining"]
-        return [] if self._serving else ["not started"]
+        if not self._serving:
+            return ["not started"]
+        return [self.roster.verifier.problem] if self.roster.verifier.problem else []
 
     def details(self) -> dict[str, Any]:
         """Return ports and names, for the ready file."""
@@ -272,6 +282,7 @@ class AccessNode:
                 role="access",
                 address=f"{host}:{self.link_server.port}",
                 endpoints=endpoints,
+                metrics=self.parts.metrics_address,
                 region=process.region,
                 draining=self.draining,
             )
@@ -299,6 +310,9 @@ class AccessNode:
             for frame, count in counted.items():
                 metric.labels(str(frame.__struct_config__.tag)).inc(count)  # type: ignore[attr-defined]
             counted.clear()
+        metrics.access_bytes_in.inc(self.bytes_in)
+        metrics.access_bytes_out.inc(self.bytes_out + self.delivery.fanout.bytes)
+        self.bytes_in = self.bytes_out = self.delivery.fanout.bytes = 0
         metrics.access_sessions.set(self.roster.count)
         metrics.access_channels.set(len(self.registry))
         metrics.access_subscriptions.set(self.subscriptions)

@@ -15,6 +15,7 @@ from holdfast import records
 from holdfast.channel import partition_of
 from holdfast.errors import HoldfastError, Retry
 
+from . import journal
 from .pace import Pace
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Produce:
         self.incarnation = incarnation
         self._request_deadline = request_deadline
         self._tracing = tracing
+        self._journal = journal.wanted()
         self._producer: Producer | None = None
         self._last: dict[int, asyncio.Future[int]] = {}
         self._events: dict[str, tuple[records.SessionEvent, object]] = {}
@@ -114,6 +116,8 @@ class Produce:
         future.add_done_callback(
             functools.partial(self._sent, driver, frame.n, message, self._clock.monotonic())
         )
+        if self._journal:
+            future.add_done_callback(functools.partial(_tell, "send", message, session.id))
 
     def _sent(self, driver: Driver, n: int, message: str, began: float, future: asyncio.Future[int]) -> None:
         if self._told(future):
@@ -147,6 +151,8 @@ class Produce:
             span = self._tracing.begin("access request", record.key, session.id)
         future = self._inbound(session.user, record, span)
         future.add_done_callback(functools.partial(self._asked, driver, frame.id, deadline))
+        if self._journal:
+            future.add_done_callback(functools.partial(_tell, "request", record.key, session.id))
 
     def _asked(self, driver: Driver, frame: FrameId, deadline: float, future: asyncio.Future[int]) -> None:
         if self._told(future):
@@ -277,6 +283,10 @@ class Produce:
         again, self._again = self._again, {}
         for record, done in again.values():
             self._emit(record, done)
+
+
+def _tell(what: str, message: str, session: str, future: asyncio.Future[int]) -> None:
+    journal.stored(what, message, session, None if _failed(future) else future.result())
 
 
 def _failed(future: asyncio.Future[int]) -> bool:

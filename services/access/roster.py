@@ -6,12 +6,13 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Final
 
-from holdfast.auth import Verifier
+from holdfast.auth.verify import make as make_verifier
 from holdfast.errors import Reject
 from holdfast.ids import random_id
 from holdfast.log.port import Change
 from holdfast.protocol.connection import Event
 
+from . import journal
 from .connects import Connecting
 from .devices import Devices
 from .grants import policy_of
@@ -37,22 +38,18 @@ class Roster:
 
     def __init__(self, node: AccessNode) -> None:
         self._node = node
-        self._verifier = Verifier(node.settings.auth)
+        self.verifier = make_verifier(node.settings.auth, node.clock, node.metrics)
         self.count = 0
         self._devices = Devices(node.settings.access.devices)
         self._connecting: dict[str, list[Connecting]] = {}
         self._leaving: dict[str, Session] = {}
         self._untold: dict[str, int] = {}  # sessions whose `connect` is not durable, by their beginnings
         self._floor = 0
-
-    @property
-    def can_verify(self) -> bool:
-        """Whether there is a key to check tokens with."""
-        return self._verifier.has_keys
+        self._journal = journal.wanted()
 
     def connect(self, driver: Driver, frame: Connect) -> None:
-        """Begin a session. Raises Reject with the code to refuse with."""
-        claims = self._verifier.verify(frame.token, self._node.clock.now_ms())
+        """Begin a session. Raises Reject with the code to refuse with, Retry while its key is looked up."""
+        claims = self.verifier.verify(frame.token, self._node.clock.now_ms())
         if self._node.draining:
             raise Reject("draining", "this node is leaving")
         if self._node.is_fenced:
@@ -104,6 +101,8 @@ class Roster:
         driver.limit = 0
         driver.due = 0
         self._node.wheel.put(driver, self._node.wheel.tick + self._node.heartbeat_ticks)
+        if self._journal:
+            journal.began(driver.session.id, driver.carrier)
         told = functools.partial(self._untold.pop, driver.session.id, 0)
         self._node.produce.event(driver.session, "connect", done=told)
 
@@ -120,6 +119,8 @@ class Roster:
         self._node.metrics.access_closes.labels(reason).inc()
         if session is None:
             return
+        if self._journal:
+            journal.ended(session.id, reason)
         connecting, driver.connecting = driver.connecting, None
         if connecting is not None:
             self._forget_connecting(session.user, connecting)
@@ -142,8 +143,8 @@ class Roster:
         )
 
     def refresh(self, driver: Driver, session: Session, token: str) -> None:
-        """Take a newer token of the same user. Raises Reject(`unauthorized`)."""
-        claims = self._verifier.verify(token, self._node.clock.now_ms())
+        """Take a newer token of the same user. Raises Reject(`unauthorized`), Retry as `connect`."""
+        claims = self.verifier.verify(token, self._node.clock.now_ms())
         if claims.sub != session.user:
             raise Reject("unauthorized", "the token is another user's")
         session.exp, session.iat, session.channels = claims.exp, claims.iat, claims.channels

@@ -143,6 +143,10 @@ class Feed:
         self._some.set()
         return queue
 
+    def queued(self) -> int:
+        """Return the records that wait in the fullest queue."""
+        return max(map(len, self._queues.values()), default=0)
+
     def close(self, partition: int) -> None:
         """Read a partition no more."""
         if self._queues.pop(partition, None) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.nodelink.link import Link
+from holdfast.tls import nodelink_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ class Links:
         self._dispatcher = dispatcher
         self._random = random
         self._positions = positions
+        self._trust = nodelink_client(parts.settings.nodelink)
         self._links: dict[str, Link] = {}
         self._linked: dict[str, Link] = {}  # by incarnation, those that were connected
 
@@ -63,6 +65,7 @@ class Links:
                     metrics=self._parts.metrics,
                     random=self._random,
                     on_connected=self._greet,
+                    trust=self._trust,
                 )
                 link.start()
 
@@ -84,6 +87,10 @@ class Links:
         self._parts.metrics.dispatch_breaks.labels(why).inc()
         for link in self._links.values():
             link.break_chain(partition)
+
+    def waiting(self) -> int:
+        """Return the bytes that wait for the node that takes the least."""
+        return max((link.waiting for link in self._links.values()), default=0)
 
     def close(self) -> None:
         """Close all links."""

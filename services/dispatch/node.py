@@ -42,7 +42,13 @@ class DispatchNode:
         self._random = random or Random()  # noqa: S311 - jitter and ids that need to differ, not to be secret
         self.name = name
         self.incarnation = f"{name}-{self._random.getrandbits(48):012x}"
-        self._node = Node(name, self.incarnation, "dispatch", region=parts.settings.process.region)
+        self._node = Node(
+            name,
+            self.incarnation,
+            "dispatch",
+            metrics=parts.metrics_address,
+            region=parts.settings.process.region,
+        )
         self._links = Links(parts, self.incarnation, self._random, self._positions)
         self._partitions: dict[int, Partition] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
@@ -65,6 +71,8 @@ class DispatchNode:
         self._producer = await self._until_done(lambda: parts.bus.producer(deadline=settings.kafka.deadline))
         self._feed = Feed(self._consumer, parts.clock, parts.metrics, bound=settings.dispatch.pending)
         self._feed.start(parts.bus.partitions)
+        parts.metrics.dispatch_queued_limit.set(settings.dispatch.pending)
+        parts.metrics.dispatch_link_bytes_limit.set(settings.nodelink.buffer)
         self._unwatch = parts.directory.watch(self._changed.set)
         await self._until_done(lambda: parts.directory.join(self._node))
         self._serving = True
@@ -174,6 +182,9 @@ class DispatchNode:
         assert self._feed is not None
         lag = self._parts.metrics.dispatch_lag
         await self._parts.clock.sleep(COMMIT_SECONDS)
+        metrics = self._parts.metrics
+        metrics.dispatch_link_bytes.set(self._links.waiting())
+        metrics.dispatch_queued.set(self._feed.queued())
         offsets = {p.number: p.carried.offset + 1 for p in self._partitions.values() if p.serving}
         if not offsets:
             lag.clear()

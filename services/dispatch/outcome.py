@@ -14,6 +14,7 @@ from holdfast.nodelink.frames import ChangeItem, Item, MessageItem, ReplyItem
 from holdfast.protocol.frames import Error
 from holdfast.records import Message, Outbound, Reply, StateRecord, UserGroup, dead_headers, encode
 
+from . import journal
 from .intake import decode, log_record, skipped
 from .saver import Write
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Record
     from holdfast.log.port import Applied, LogRecord, Placed
     from holdfast.observe.metrics import Metrics
-    from holdfast.observe.tracing import Span
+    from holdfast.observe.tracing import Span, Tracing
 
 REFUSAL_MS: Final = 10_000
 """How long (ms) a sender may still be told that its `n` was used before."""
@@ -59,6 +60,22 @@ class Taken:
         else:
             items.append(item)
 
+    def follow(self, tracing: Tracing) -> None:
+        """Begin the step of those records that are followed."""
+        spans: dict[int, Span] = {}
+        for record in self.records:
+            if record.headers:
+                span = tracing.of_record(
+                    record.headers,
+                    "dispatch append",
+                    partition=str(record.partition),
+                    offset=record.offset,
+                    batch=len(self.records),
+                )
+                if span is not None:
+                    spans[record.offset] = span
+        self.spans = spans or None
+
     def trace(self, offset: int) -> str:
         """Return the context that what follows from a record carries."""
         span = self.spans.get(offset) if self.spans is not None else None
@@ -77,6 +94,7 @@ class Interpreter:
 
     def __init__(self, metrics: Metrics, partitions: int) -> None:
         self._partitions = partitions
+        self._journal = journal.wanted()
         self._dead = metrics.dispatch_dead_letters
         # Children are looked up once: `labels` costs more than all else that is done for a message.
         self._done = metrics.dispatch_records.labels("done")
@@ -170,6 +188,8 @@ class Interpreter:
                         self._reply(taken, record, message, now_ms)
                 else:
                     self._change(taken, record, asked, placed, new=new)
+        if self._journal:
+            journal.applied(taken, applied)
         for reason in taken.dead:
             self._dead.labels(reason).inc()
         self._done.inc(done)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from holdfast.bus.port import OffsetLost, Producer, Record
     from holdfast.log.port import Applied, LogRecord, ShardState
-    from holdfast.observe.tracing import Span, Tracing
     from holdfast.parts import Parts
 
     from .feed import Feed, Queue
@@ -297,7 +296,7 @@ class Partition:
     async def _apply(self, queue: Queue, records: Sequence[Record]) -> None:
         taken = self._interpreter.take_in(records)
         if self._tracing is not None and not self._replaying:
-            taken.spans = self._follow(self._tracing, records)
+            taken.follow(self._tracing)
         last = self.carried
         if records:
             record = records[-1]
@@ -324,22 +323,6 @@ class Partition:
             self._limit = max(1, len(records) // 2)
             if len(records) <= 1:
                 await self._pause(RETRY_SECONDS)
-
-    def _follow(self, tracing: Tracing, records: Sequence[Record]) -> dict[int, Span] | None:
-        """Begin the step of those records of a batch that are followed."""
-        spans = {}
-        for record in records:
-            if record.headers:
-                span = tracing.of_record(
-                    record.headers,
-                    "dispatch append",
-                    partition=str(record.partition),
-                    offset=record.offset,
-                    batch=len(records),
-                )
-                if span is not None:
-                    spans[record.offset] = span
-        return spans or None
 
     async def _applied(self, taken: Taken, last: Watermark) -> Applied:
         """Apply, again and again while the outcome is unknown: what was applied is skipped then."""

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast import __version__
@@ -117,6 +118,7 @@ def welcome(settings: Settings, ports: Mapping[str, int]) -> str:
     host = _LOCAL if settings.process.host in ("0.0.0.0", "::", "") else settings.process.host  # noqa: S104
     api = f"http://{host}:{ports['api']}"
     key = settings.api.keys[0]
+    command = ".venv/bin/holdfast" if Path(".venv/bin/holdfast").exists() else "holdfast"
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     return f"""
 {bold}Holdfast is running in this process, on memory: what it holds is gone when it ends.{plain}
@@ -132,6 +134,6 @@ def welcome(settings: Settings, ports: Mapping[str, int]) -> str:
     curl {api}/v1/publish -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
       -d '{{"channel": "room:lobby", "type": "chat.text", "data": {{"text": "hello from curl"}}}}'
 
-  Write your own handlers: put an App into chat.py, run `holdfast dev chat:app`; see examples/ and README.md.
+  Write your own handlers: put an App into chat.py, run `{command} dev chat:app`; see examples/ and README.md.
   Ctrl-C ends it.
 """

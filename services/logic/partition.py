@@ -43,13 +43,14 @@ class Item:
 class Lane:
     """A sender's records that wait, in order. `busy`: its first one is being handled, or will be again."""
 
-    __slots__ = ("busy", "part", "queue", "user")
+    __slots__ = ("busy", "crowding", "part", "queue", "user")
 
     def __init__(self, part: Partition, user: str) -> None:
         self.part = part
         self.user = user
         self.queue: deque[Item] = deque()
         self.busy = False
+        self.crowding = False
 
 
 class Partition:
@@ -65,6 +66,7 @@ class Partition:
         "items",
         "lanes",
         "live",
+        "noted",
         "number",
         "paused",
         "position",
@@ -77,6 +79,7 @@ class Partition:
         self.number = number
         self.position = position
         self.committed = committed
+        self.noted = ""
         self.items: deque[Item] = deque()
         self.lanes: dict[str, Lane] = {}
         self.recent: OrderedDict[str, int] = OrderedDict()
@@ -106,6 +109,14 @@ class Partition:
             moved = True
         return moved
 
+    def crowding(self, share: int) -> list[str]:
+        """Return senders with so many unfinished records, until they have half of it; the worst first."""
+        lanes = self.lanes.values()
+        for lane in lanes:
+            lane.crowding = len(lane.queue) >= (max(share // 2, 1) if lane.crowding else share)
+        found = sorted((lane for lane in lanes if lane.crowding), key=lambda lane: -len(lane.queue))
+        return [lane.user for lane in found]
+
     def busy(self) -> bool:
         """Tell whether a handler runs or something it put out is not durable yet."""
         return self.running > 0 or any(
@@ -118,6 +129,7 @@ class Partition:
         successor = Partition(self.number, self.position, self.committed)
         successor.recent = self.recent
         successor.paused = self.paused
+        successor.noted = self.noted
         return successor
 
     def is_late(self, event: SessionEvent, offset: int) -> bool:

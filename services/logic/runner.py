@@ -15,11 +15,12 @@ from holdfast.errors import Drop, Reject, Retry
 from holdfast.failures import Failures
 from holdfast.records import Request, Send, SessionEvent, dead_headers, decode_inbound
 
-from . import emit
+from . import emit, journal
 from .gate import REASONS
 from .invoke import TimeUp, limited, prepare
 from .outbox import Withheld
 from .partition import Item, Lane
+from .traces import follow
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.bus.port import Record
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
-    from holdfast.observe.tracing import Span, Step, Tracing
+    from holdfast.observe.tracing import Span, Tracing
     from holdfast.records import Inbound, Outbound
     from holdfast.settings import Settings
 
@@ -82,6 +83,7 @@ class Runner:
         self._failures = Failures("handlers", clock, metrics)
         self.broken = False
         self._tracing = tracing
+        self._journal = journal.wanted()
         self._ready: deque[Lane] = deque()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +104,7 @@ class Runner:
                 item.what = what = decode_inbound(record.value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 self._bury(item, "undecodable", error)
-                self._count("poison", "dead")
+                self._count(item, "poison", "dead")
                 continue
             self._classify(part, item, what)
             if item.outputs is not None:
@@ -148,7 +150,7 @@ class Runner:
             handlers = app.connects if what.kind == "connect" else app.disconnects
             if part.is_late(what, item.record.offset):
                 item.outputs = ()
-                self._count(what.kind, "ignored")
+                self._count(item, what.kind, "ignored")
             elif not handlers:
                 item.outputs = ()
             else:
@@ -184,7 +186,7 @@ class Runner:
     def _pass(self, item: Item, what: Inbound) -> None:
         """Put out what needs no handler: the message as it is, or its refusal."""
         kind = "send" if isinstance(what, Send) else "request"
-        span = self._follow(item, what, "logic pass") if item.record.headers else None
+        span = follow(self._tracing, item, "logic pass") if item.record.headers else None
         if isinstance(what, Send) and not item.verdict:
             try:
                 item.outputs = (self._outbox.put(emit.passed(what), span),)
@@ -192,14 +194,14 @@ class Runner:
                 item.verdict = reject.code
             else:
                 self._by_pass.inc()
-                self._count(kind, "passed")
+                self._count(item, kind, "passed")
                 if span is not None:
                     span.end("passed")
                 return
         assert not isinstance(what, SessionEvent)
         code = item.verdict or "forbidden"
         item.outputs = self._refuse(what, code, REASONS.get(code, code), span)
-        self._count(kind, "refused")
+        self._count(item, kind, "refused")
         if span is not None:
             span.end("refused", code=code)
 
@@ -208,24 +210,10 @@ class Runner:
     ) -> Sequence[asyncio.Future[int]]:
         return [self._outbox.put(refusal, span) for refusal in self._refusal(what, code, message)]
 
-    def _follow(self, item: Item, what: Inbound, step: Step) -> Span | None:
-        """Begin a step of a record that is followed."""
-        if self._tracing is None:
-            return None
-        return self._tracing.of_record(
-            item.record.headers,
-            step,
-            message=emit.cause_of(what),
-            session=what.session,
-            partition=str(item.record.partition),
-            offset=item.record.offset,
-            attempt=item.attempt,
-        )
-
     def _refusal(self, what: Inbound, code: str, message: str) -> Sequence[Outbound]:
         """Return the error for whoever sent this, if anybody did who can wait for it."""
         if isinstance(what, SessionEvent) or not what.node:
-            _log.info("%s was refused, and nobody waits for it: %s: %s", emit.cause_of(what), code, message)
+            _log.info("refused, and nobody waits for it: %s: %s", code, message, extra=journal.ids(what))
             return ()
         return (emit.refusal(what, code, message, self._clock.now_ms() + self._refusal_ms),)
 
@@ -307,11 +295,11 @@ class Runner:
         kind = _kind(what)
         if isinstance(what, Request) and self._clock.now_ms() >= what.deadline:
             item.outputs = ()
-            self._count(kind, "late")
+            self._count(item, kind, "late")
             return None
         item.attempt += 1
         ctx, incoming = prepare(what, item.handlers[0].decode, self._gate.kinds, self._reader)
-        span = self._follow(item, what, "logic handle") if item.record.headers else None
+        span = follow(self._tracing, item, "logic handle") if item.record.headers else None
         started = self._clock.monotonic()
         outputs: Sequence[Outbound]
         outcome = "handled"
@@ -344,7 +332,7 @@ class Runner:
         if span is not None:
             span.end(outcome, outputs=len(outputs))
         self._by_handler.inc(len(outputs))
-        self._count(kind, outcome)
+        self._count(item, kind, outcome)
         return None
 
     # failing
@@ -364,17 +352,13 @@ class Runner:
             self._metrics.logic_retries.inc()
             delay = self._backoff(item.attempt, getattr(error, "after", None))
             _log.warning(
-                "the handler of %s failed, attempt %d, next in %.2f s: %r",
-                emit.cause_of(what),
-                item.attempt,
-                delay,
-                error,
+                "attempt %d failed, next in %.2f s: %r", item.attempt, delay, error, extra=journal.ids(what)
             )
             return delay
         reason = "time_limit" if isinstance(error, TimeUp) else "failed"
-        _log.error("the handler of %s failed for good", emit.cause_of(what), exc_info=error)
+        _log.error("the handler failed for good", exc_info=error, extra=journal.ids(what))
         self._bury(item, reason, error, what if isinstance(what, Send | Request) else None)
-        self._count(_kind(what), "dead")
+        self._count(item, _kind(what), "dead")
         return None
 
     def _bury(
@@ -401,7 +385,9 @@ class Runner:
             )
         self._metrics.logic_dead_letters.labels(reason).inc()
 
-    def _count(self, kind: str, outcome: str) -> None:
+    def _count(self, item: Item, kind: str, outcome: str) -> None:
+        if self._journal:
+            journal.finished(item, kind, outcome)
         counter = self._handled.get((kind, outcome))
         if counter is None:
             counter = self._handled[kind, outcome] = self._metrics.logic_handled.labels(kind, outcome)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from holdfast.app import App
-from holdfast.auth import Verifier
+from holdfast.auth.verify import make as make_verifier
 from holdfast.bus.backlog import of_outbound
 from holdfast.errors import Stop
 from holdfast.log.liveness import Liveness
@@ -47,7 +47,7 @@ class Service:
         self._app = app if app is not None else load_app(parts.settings.logic.app)
         self._extra = extra
         self._incarnation = f"{name}-{uuid.uuid4().hex[:12]}"
-        self._verifier = Verifier(parts.settings.auth)
+        self._verifier = make_verifier(parts.settings.auth, parts.clock, parts.metrics)
         self._liveness = Liveness(parts.log, parts.clock, parts.metrics)
         self._outbound = of_outbound(parts.bus, parts.settings.kafka, parts.clock, parts.metrics)
         self._worker: Worker | None = None
@@ -59,6 +59,7 @@ class Service:
     async def start(self) -> None:
         """Begin to consume and to serve. Raises Retry while Kafka is away, Stop when the port is taken."""
         parts, settings = self._parts, self._parts.settings
+        self._verifier.start()
         await self._liveness.start()
         policies = settings.policies()
         gate = Gate(policies, parts.log, parts.bus, parts.clock)
@@ -111,7 +112,13 @@ class Service:
         )
         await self._worker.start()
         await parts.directory.join(
-            Node(name=self._name, incarnation=self._incarnation, role="logic", region=settings.process.region)
+            Node(
+                name=self._name,
+                incarnation=self._incarnation,
+                role="logic",
+                metrics=parts.metrics_address,
+                region=settings.process.region,
+            )
         )
 
     async def stop(self) -> None:
@@ -129,6 +136,7 @@ class Service:
             await self._api.producer.close()
         await self._outbound.stop()
         await self._liveness.stop()
+        await self._verifier.stop()
 
     def problems(self) -> Sequence[str]:
         """Return what keeps this process from serving; empty when ready."""

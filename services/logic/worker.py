@@ -7,6 +7,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Final
 
+from holdfast.bus.backlog import marks
 from holdfast.bus.port import OffsetLost
 from holdfast.errors import Retry, Stop
 from holdfast.failures import Failures
@@ -202,17 +203,22 @@ class Worker:
         return held
 
     async def _commit(self, consumer: Consumer, parts: Sequence[Partition]) -> None:
-        """Store how far each partition is finished and durable. Raises Retry."""
+        """Store how far each partition is finished and durable, and who crowds it. Raises Retry."""
+        crowding = {part.number: part.crowding(self._settings.logic.share) for part in parts}
+        self._metrics.logic_crowding.set(sum(map(len, crowding.values())))
+        notes = {number: marks(senders) for number, senders in crowding.items()}
         offsets = {
             part.number: part.position
             for part in parts
-            if part.position is not None and part.position != part.committed
+            if part.position is not None
+            and (part.position, notes[part.number]) != (part.committed, part.noted)
         }
         if not offsets:
             return
-        await consumer.commit(offsets)
+        await consumer.commit(offsets, notes)
         for part in parts:
-            part.committed = offsets.get(part.number, part.committed)
+            if part.number in offsets:
+                part.committed, part.noted = offsets[part.number], notes[part.number]
 
     # going back
 

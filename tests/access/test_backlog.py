@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast.bus.backlog import marks
 from holdfast.channel import partition_of
 from holdfast.errors import Retry
 from tests.access.world import PARTITIONS, World
@@ -108,3 +109,28 @@ async def test_without_an_answer_of_kafka_nothing_is_refused_for_long() -> None:
         await world.clock.advance(7.0)
         bob.send(t="send", id=2, n=1, to="room:x", type="text", data=1)
         assert await bob.got("ack", id=2)
+
+
+async def test_a_sender_whose_messages_are_slow() -> None:
+    """inv 7, 12: whoever logic notes is refused alone, in order; who shares its partition goes on."""
+    async with World() as world:
+        bob = await world.join("bob")
+        other = next(f"u{n}" for n in range(99) if partition_of(f"u{n}", 4) == partition_of("bob", 4))
+        ann = await world.join(other)
+        group = world.broker.group("holdfast", "inbound")
+        bob.send(t="send", id=1, n=1, to="room:x", type="slow", data=1)
+        assert await bob.got("ack", id=1)
+        group.notes[partition_of("bob", 4)] = marks(["bob"])
+        await world.clock.advance(1.5)
+        bob.send(t="send", id=2, n=2, to="room:x", type="slow", data=2)
+        bob.send(t="send", id=3, n=3, to="room:x", type="slow", data=3)
+        await bob.got("error", id=3)
+        errors = {error["id"]: error for error in bob.take("error")}
+        assert (errors[2]["code"], errors[3]["code"]) == ("unavailable", "out_of_order")
+        assert errors[2]["retry"] >= 1.0
+        ann.send(t="send", id=1, n=1, to="room:x", type="text", data=1)
+        assert await ann.got("ack", id=1)
+        group.notes[partition_of("bob", 4)] = ""
+        await world.clock.advance(1.5)
+        bob.send(t="send", id=4, n=2, to="room:x", type="slow", data=2)
+        assert await bob.got("ack", id=4)

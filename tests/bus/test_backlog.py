@@ -9,6 +9,7 @@ import pytest
 from holdfast.bus import backlog
 from holdfast.bus.backlog import Backlog
 from holdfast.bus.memory import MemoryBroker, MemoryBus
+from holdfast.bus.port import MAX_NOTE
 from holdfast.channel import partition_of
 from holdfast.clock import ManualClock
 from holdfast.errors import Retry
@@ -18,7 +19,7 @@ from holdfast.settings import Kafka
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from holdfast.bus.port import Topic
+    from holdfast.bus.port import Progress, Topic
 
 P = 2
 BOUND = 100
@@ -30,7 +31,7 @@ class Counted(MemoryBus):
 
     asked = 0
 
-    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, Progress]:
         self.asked += 1
         return await super().progress(topic, group)
 
@@ -42,6 +43,7 @@ class World:
         self.bus = Counted(self.broker)
         self.backlog = Backlog(self.bus, "inbound", "g", bound, clock=self.clock, metrics=self.metrics)
         self.committed = self.broker.group("g", "inbound").committed
+        self.notes = self.broker.group("g", "inbound").notes
 
     async def __aenter__(self) -> Self:
         self.backlog.start()
@@ -106,6 +108,42 @@ async def test_what_is_closed_opens_below_the_bound_and_not_at_it() -> None:
         assert world.refused()
 
 
+async def test_one_sender_of_whom_too_much_waits() -> None:
+    """inv 7: who is noted by whoever handles them is refused alone, for as long as something waits."""
+    async with World() as world:
+        here = [key for key in map(str, range(99)) if partition_of(key, P) == 0]
+        world.put(3)
+        world.notes[0] = backlog.marks(here[:1])
+        await world.clock.advance(2.0)
+        assert (world.backlog.full, world.backlog.far) == (True, False)
+        with pytest.raises(Retry) as refused:
+            world.backlog.check(here[0])
+        assert backlog.SLOW_WAIT <= (refused.value.after or 0) <= 1.5 * backlog.SLOW_WAIT
+        for other in (*here[1:], KEYS[1]):
+            world.backlog.check(other)
+        assert world.value("bus_backlog_full") == 0
+        world.committed[0] = 3
+        await world.clock.advance(2.0)
+        # Nothing waits: whoever noted it may be dead.
+        assert (world.backlog.full, world.backlog.far) == (False, False)
+        world.backlog.check(here[0])
+        world.put(1)
+        await world.clock.advance(2.0)
+        assert (world.backlog.full, world.backlog.far) == (True, False)
+        world.broker.away = True
+        await world.clock.advance(backlog.TRUSTED + 1.0)
+        world.backlog.check(here[0])
+
+
+def test_a_note_has_room_for_a_hundred() -> None:
+    """A note is bounded: the worst senders come first, and are those who are named."""
+    names = [f"u{n}" for n in range(500)]
+    note = backlog.marks(names)
+    assert len(note) <= MAX_NOTE
+    assert note.split(",") == [backlog.marks([name]) for name in names[:100]]
+    assert backlog.marks([]) == ""
+
+
 async def test_far_is_all_partitions_together() -> None:
     """inv 7: one partition that stands still stops nobody else, until all hold far too much."""
     async with World() as world:
@@ -134,7 +172,7 @@ async def test_the_wait_fits_the_drain() -> None:
             world.committed[0] = 50 * second  # 50 a second
             await world.clock.advance(1.0)
         excess = 100 + BOUND // 10
-        assert 0.5 * excess / 50 <= world.refused() <= 1.5 * 2 * excess / 50
+        assert excess / 50 / 2 <= world.refused() <= excess / 50 * 2 * 1.5
         world.committed[0] = 600 + BOUND // 10 - 1
         await world.clock.advance(1.25)
         assert backlog.SHORTEST_WAIT <= world.refused() <= 1.5 * backlog.SHORTEST_WAIT

@@ -21,7 +21,7 @@ class Beneath:
 
     async def commit(self, where) -> None:
         await asyncio.shield(asyncio.ensure_future(self._send()))
-        self.committed += where.values()
+        self.committed += [offset for offset, _ in where.values()]
 
     async def _send(self) -> None:
         await self.request

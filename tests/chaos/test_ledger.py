@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.ledger import Ledger
+from chaos.ledger import Delays, Ledger
 
 
 class Clock:
@@ -140,3 +140,67 @@ def test_delays_by_when_it_was_sent(ledger) -> None:
     assert ledger.deliveries.longest_sent_within(0.0, 1.5) == 0.0
     assert ledger.deliveries.longest == 5.0
     assert ledger.deliveries.share(0.3) == 0.01
+
+
+def test_the_slowest_are_named() -> None:
+    """Of the longest delays it is known what they were of."""
+    delays = Delays()
+    for number in range(1, 20):
+        delays.add(float(number), number / 10, f"message {number}")
+    assert [of for _, _, of in sorted(delays.slowest)] == [f"message {number}" for number in range(15, 20)]
+
+
+def test_a_joiner_is_to_see_what_follows_its_answer(ledger) -> None:
+    """inv 5: what was sent from the answer on is to come, though the program was told of its join later."""
+    view = ledger.view("bob")
+    before, answered = ledger.sent("ann.1", ["group:a"]), ledger.now()
+    (one,) = send(ledger, 1, "group:a")
+    ledger.acked(before, "id")
+    ledger.stands(view, "group:a", "e", 7)
+    ledger.promised(view, "group:a", answered)
+    assert not ledger.has_all(view, "group:a", ledger.now())
+    assert [number for _, _, number in ledger.missing()] == [one]
+    ledger.presented(view, "group:a", "e", 8, one)
+    assert ledger.has_all(view, "group:a", ledger.now())
+    assert kinds(ledger) == []
+
+
+def test_an_open_send_is_waited_for(ledger) -> None:
+    """Who is to have all that was sent has not while a send may still come to be acked."""
+    view = ledger.view("bob")
+    ledger.stands(view, "group:a", "e", 0)
+    number = ledger.sent("ann.1", ["group:a"])
+    until = ledger.now()
+    assert not ledger.has_all(view, "group:a", until)
+    ledger.unknown(number)
+    assert ledger.has_all(view, "group:a", until)
+
+
+def test_who_left_lacks_nothing(ledger) -> None:
+    """Between two stays nothing is lost, and nothing may come."""
+    view = ledger.view("bob")
+    ledger.stands(view, "group:a", "e", 0)
+    (one,) = send(ledger, 1, "group:a")
+    ledger.presented(view, "group:a", "e", 1, one)
+    ledger.leaves(view, "group:a", ledger.now())
+    between = send(ledger, 2, "group:a")
+    ledger.presented(view, "group:a", "e", 2, between[0])  # it had not heard of it
+    ledger.left(view, "group:a", "was unsubscribed")
+    ledger.stands(view, "group:a", "e", 3)
+    (last,) = send(ledger, 1, "group:a")
+    assert [number for _, _, number in ledger.missing()] == [last]
+    ledger.presented(view, "group:a", "e", 4, last)
+    assert kinds(ledger) == []
+    ledger.leaves(view, "group:a", ledger.now())
+    ledger.left(view, "group:a", "was unsubscribed")
+    (late,) = send(ledger, 1, "group:a")
+    ledger.presented(view, "group:a", "e", 5, late)
+    assert kinds(ledger) == ["reordered"]
+
+
+def test_who_is_sent_away_is_lost(ledger) -> None:
+    """inv 9: nobody may be told that it is not in a channel that nobody took it out of."""
+    view = ledger.view("bob")
+    ledger.stands(view, "group:a", "e", 0)
+    ledger.left(view, "group:a", "was unsubscribed")
+    assert kinds(ledger) == ["lost"]

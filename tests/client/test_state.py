@@ -79,7 +79,46 @@ def test_everything_after_a_failed_send_is_sent_again_in_order() -> None:
     receive(state, t="error", id=first[1]["id"], code="unavailable", message="", retry=2)
     send(state, 1)
     assert written(state, 1.0) == []
-    assert [frame["n"] for frame in written(state, 3.0)] == [2, 3, 4]
+    probe = written(state, 3.0)
+    assert [frame["n"] for frame in probe] == [2], "who may be refused again goes alone"
+    receive(state, t="ack", id=probe[0]["id"], message="m2")
+    assert [frame["n"] for frame in written(state, 3.0)] == [3, 4]
+
+
+def test_a_refusal_of_a_whole_window_is_one_refusal() -> None:
+    """What is said to those behind a refused send does not make the wait longer than was told."""
+    state = connected()
+    send(state, 8)
+    first = written(state)
+    receive(state, t="error", id=first[0]["id"], code="unavailable", message="", retry=3)
+    for frame in first[1:]:
+        receive(state, t="error", id=frame["id"], code="out_of_order", message="", retry=True)
+    due = state.due()
+    assert due is not None
+    assert 3.0 <= due <= 3.0 * 1.25
+    assert written(state, 2.9) == []
+    again = written(state, 4.0)
+    assert [frame["n"] for frame in again] == [1]
+    receive(state, now=4.0, t="error", id=again[0]["id"], code="unavailable", message="", retry=3)
+    assert [frame["n"] for frame in written(state, 8.0)] == [1]
+
+
+def test_frames_are_paced_to_the_rate() -> None:
+    """Nobody who only ever awaits `send` is refused as `rate_limited`, let alone closed as `flooding`."""
+    state = connected()
+    rate = LIMITS["rate"]
+    send(state, 10 * rate)
+    times: list[float] = []
+    now = 0.0
+    while len(times) < 4 * rate:
+        for frame in written(state, now):
+            times.append(now)
+            receive(state, now, t="ack", id=frame["id"], message="m")
+        now = max(now + 0.001, state.due() or 0.0) if len(times) >= rate else now + 0.0001
+    for later, at in enumerate(times):
+        earlier = sum(1 for time in times[:later] if time > at - 1.0)
+        assert earlier < 2 * rate, "a burst of a second's worth, and then the rate"
+    assert times[-1] <= 3.2, "and no slower"
 
 
 def test_an_error_of_an_older_transmission_changes_nothing() -> None:
@@ -91,7 +130,8 @@ def test_an_error_of_an_older_transmission_changes_nothing() -> None:
     again = written(state, 5.0)
     assert receive(state, t="error", id=first[1]["id"], code="out_of_order", message="", retry=True) == []
     assert written(state, 9.0) == []
-    assert receive(state, t="ack", id=again[1]["id"], message="m2") == [Completed(operations[1], "m2")]
+    assert receive(state, t="ack", id=first[0]["id"], message="m1") == []
+    assert receive(state, t="ack", id=again[0]["id"], message="m1") == [Completed(operations[0], "m1")]
 
 
 def test_out_of_order_for_the_oldest_asks_for_a_new_connection() -> None:
@@ -118,10 +158,10 @@ def test_too_many_in_flight_is_tried_again_but_too_many_channels_is_not() -> Non
 def test_answered_sends_are_remembered_up_to_a_bound() -> None:
     """A handler's refusal names the message it refuses; the memory for that is bounded (inv 7)."""
     state = connected()
-    numbers = []
+    numbers: list[int] = []
     for _ in range(ANSWERED_KEPT + 10):
         send(state, 1)
-        number = written(state)[0]["id"]
+        number = written(state, len(numbers) * 1.0)[0]["id"]
         numbers.append(number)
         receive(state, t="ack", id=number, message=f"m{number}")
     trouble = receive(state, t="error", id=numbers[-1], code="rejected", message="no", retry=False)

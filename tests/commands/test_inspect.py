@@ -130,3 +130,13 @@ async def test_one_that_the_channel_does_not_keep(operator):
     found = await operator.json(command.show, message=name)
     assert steps(found)[-1] == ("log", "not kept")
     assert "which does not keep it now" in found["verdict"]
+
+
+async def test_a_message_with_many_traces(operator):
+    """inv 7: of a message that went to very many channels 200 are shown, and that there may be more."""
+    for number in range(250):
+        await operator.cluster.publish(f"room:r{number}", "t", 1, id="everywhere")
+    await operator.cluster.settle()
+    found = await operator.json(command.show, message="everywhere")
+    assert sum(one["step"] == "log" for one in found["steps"]) == 200
+    assert "only the first 200 records" in found["verdict"]

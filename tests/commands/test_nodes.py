@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast.commands import drain, nodes
+from holdfast.doctor.spans import spans
 from holdfast.errors import Reject
 from holdfast.settings import Membership
 
@@ -88,7 +89,7 @@ async def test_partitions_that_nobody_has(operator):
     registry.nodes.pop(gone.incarnation)  # nobody was told yet
     status, text = await operator.run(nodes.show)
     assert status == 1
-    assert f"Nobody who is registered has partitions {nodes.spans(held[0])}" in text
+    assert f"Nobody who is registered has partitions {spans(held[0])}" in text
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ async def test_partitions_that_nobody_has(operator):
 )
 def test_spans(numbers, shown):
     """Partitions as people write them."""
-    assert nodes.spans(numbers) == shown
+    assert spans(numbers) == shown
 
 
 async def test_a_file_knows_no_incarnations(operator):

@@ -8,8 +8,10 @@ import contextlib
 import msgspec
 import pytest
 
+from holdfast.channel import partition_of
 from holdfast.commands import tail
 from holdfast.errors import Reject, Retry
+from holdfast.log.memory import MemoryLog, MemoryStore
 
 
 async def test_the_newest_in_order(operator):
@@ -101,3 +103,17 @@ async def test_follow_waits_for_a_store_that_is_away(operator, capsys, monkeypat
     assert await following.hear() == ["0", "1"]
     assert "going on" in following.err
     await following.end()
+
+
+async def test_a_store_that_holds_nothing(operator):
+    """A partition that was never begun says so (a wrong prefix looks so), and so does a rebuilt one."""
+    ports = operator.ports()
+    empty = MemoryLog(MemoryStore(4), operator.cluster.settings.policies(), operator.cluster.clock)
+    other = type(ports)(ports.settings, ports.clock, ports.bus, empty, ports.directory)
+    with pytest.raises(Retry, match=r"no dispatcher has begun with it, or redis\.url or redis\.prefix"):
+        await operator.run(tail.show, ports=other, channel="room:r")
+    shard = partition_of("room:r", 4)
+    await empty.claim(shard, "d", expected=await empty.state(shard), generation="g")
+    await empty.begin(shard, "d", generation="g", until=7)
+    with pytest.raises(Retry, match=f"partition {shard} is being rebuilt"):
+        await operator.run(tail.show, ports=other, channel="room:r")

@@ -13,6 +13,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from holdfast.bus.kafka import KafkaBus
 from holdfast.bus.memory import MemoryBroker, MemoryBus
 from holdfast.clock import SystemClock
+from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Kafka
 
@@ -125,6 +126,16 @@ async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
         while not true():
             await asyncio.sleep(0.01)
+
+
+async def begun(bus: Bus) -> None:
+    """Start a bus as services do: again while Kafka, or this machine, takes too long."""
+    async with asyncio.timeout(2 * SECONDS):
+        while True:
+            try:
+                return await bus.start()
+            except Retry:
+                await asyncio.sleep(0.1)
 
 
 def values(records: Sequence[Record]) -> list[bytes | None]:

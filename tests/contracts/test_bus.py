@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from holdfast.bus.port import MAX_RECORD, Bus, Consumer, OffsetLost, Topic
+from holdfast.bus.port import MAX_NOTE, MAX_RECORD, Bus, Consumer, OffsetLost, Topic
 from holdfast.clock import SystemClock
 from holdfast.errors import Reject, Retry
 from tests.contracts.bus_world import (
@@ -177,7 +177,7 @@ async def progress(bus: Bus, topic: Topic, group: str) -> dict[int, tuple[int, i
     async with asyncio.timeout(SECONDS):
         while True:
             try:
-                return dict(await bus.progress(topic, group))
+                return {p: one[:2] for p, one in (await bus.progress(topic, group)).items()}
             except Retry:
                 await asyncio.sleep(0.05)
 
@@ -202,6 +202,22 @@ async def test_progress(place: Place) -> None:
         assert await progress(bus, "inbound", "g") == {0: (4, 5), 1: (5, 5), 2: (0, 0)}
         await consumer.commit({0: 5, 2: 7})
         assert await progress(bus, "inbound", "g") == {0: (5, 5), 1: (5, 5), 2: (0, 0)}
+        await consumer.close()
+
+
+async def test_notes_of_a_commit(place: Place) -> None:
+    """What was noted with an offset is told with it, until the next commit of that partition."""
+    bus = await place.bus()
+    async with writing(bus) as producer:
+        await asyncio.gather(*(producer.produce("inbound", n % 2, None, b"%d" % n) for n in range(4)))
+        consumer = await Movements([], "m").join(bus, "g")
+        await collect(consumer, 4)
+        await consumer.commit({0: 1, 1: 2}, {0: "a" * MAX_NOTE, 2: "not committed"})
+        await progress(bus, "inbound", "g")
+        found = await bus.progress("inbound", "g")
+        assert dict(found) == {0: (1, 2, "a" * MAX_NOTE), 1: (2, 2, ""), 2: (0, 0, "")}
+        await consumer.commit({0: 1})
+        assert (await bus.progress("inbound", "g"))[0] == (1, 2, "")
         await consumer.close()
 
 

@@ -14,6 +14,7 @@ from holdfast.clock import SystemClock
 from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Kafka
+from tests.contracts.bus_world import begun
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -42,7 +43,7 @@ def kafka(address: str, prefix: str, **more: object) -> Kafka:
 @pytest.fixture
 async def bus(broker: Running, unique_prefix: str) -> AsyncIterator[KafkaBus]:
     made = KafkaBus(kafka(broker.address, unique_prefix), Metrics(), SystemClock())
-    await made.start()
+    await begun(made)
     yield made
     await made.close()
     gc.collect()
@@ -177,7 +178,7 @@ async def test_a_dead_member_gives_way(kafka_server: Running, unique_prefix: str
     """inv 2: what a member that vanished had not committed is read again by the next."""
     settings = kafka(kafka_server.address, unique_prefix, session_timeout=1.0)
     bus = KafkaBus(settings, Metrics(), SystemClock())
-    await bus.start()
+    await begun(bus)
     producer = await bus.producer(deadline=5)
     await asyncio.gather(*(producer.produce("inbound", 0, None, b"%d" % n) for n in range(4)))
 

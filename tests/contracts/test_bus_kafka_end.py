@@ -18,6 +18,7 @@ from holdfast.clock import SystemClock
 from holdfast.errors import Retry
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Kafka
+from tests.contracts.bus_world import begun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +70,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        async with asyncio.timeout(40.0):
-            while not await self._begun():  # the test before may have left the broker where it must come to
-                await asyncio.sleep(0.1)
+        await begun(self.bus)
         producers = [await self.bus.producer(deadline=DEADLINE) for _ in range(2)]
         member = await self.bus.join_group("inbound", "g", on_assigned=nothing, on_revoked=nothing)
         reader = await self.bus.reader("outbound", "d")
@@ -79,13 +78,6 @@ class Service:
         self._opened = [*producers, member, reader]
         works = [*(self._write(each) for each in producers), self._read(member), self._read(reader)]
         self._tasks = [asyncio.create_task(work) for work in works]
-
-    async def _begun(self) -> bool:
-        try:
-            await self.bus.start()
-        except Retry:
-            return False
-        return True
 
     async def comes_through(self) -> None:
         """Wait until what is sent and committed from now on is acknowledged."""

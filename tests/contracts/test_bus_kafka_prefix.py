@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
     from holdfast.bus.port import Producer
 
-pytestmark = [
-    pytest.mark.kafka,
-    # aiokafka leaves connections behind that were being opened when the broker died.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.kafka
 
 NODES = 3
 SENDERS = 6
@@ -62,7 +57,7 @@ async def test_moving_senders_are_prefixes(broker: Running, unique_prefix: str, 
         prefix=unique_prefix,
         partitions=1,
         replication=1,
-        deadline=1.0,
+        deadline=20.0,  # of what prepares and reads; that of the producers is what is tested
         buffer_records=120,
     )
     buses = [KafkaBus(settings, Metrics(), SystemClock()) for _ in range(NODES)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from holdfast.bus.kafka import KafkaBus
-from holdfast.bus.kafka_topics import _broken
+from holdfast.bus.kafka_topics import violations
 from holdfast.clock import SystemClock
 from holdfast.errors import Stop
 from holdfast.observe.metrics import Metrics
@@ -36,6 +37,29 @@ async def test_another_partition_count_is_refused(kafka_server: Running, unique_
     with pytest.raises(Stop, match=rf"{unique_prefix}\.inbound has 3 partitions.*kafka\.partitions is 5"):
         await bus.start()
     await bus.close()
+
+
+@pytest.mark.kafka
+async def test_partitions_that_were_added_are_refused(kafka_server: Running, unique_prefix: str) -> None:
+    """inv 11: what runs goes on with the partitions it knows; what starts names the topic that has grown."""
+    running = KafkaBus(kafka(kafka_server.address, unique_prefix), Metrics(), SystemClock())
+    await running.start()
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_server.address)
+    await admin.start()
+    await admin.create_partitions({f"{unique_prefix}.outbound": NewPartitions(P + 2)})
+    await admin.close()
+    producer = await running.producer(deadline=10.0)
+    for partition in range(P):
+        assert await producer.produce("outbound", partition, b"k", b"v") == 0
+    assert {p: end for p, (_, end) in (await running.ends("outbound")).items()} == dict.fromkeys(range(P), 1)
+    await producer.close()
+    await running.close()
+    for count in (P, P + 2):
+        settings = msgspec.structs.replace(kafka(kafka_server.address, unique_prefix), partitions=count)
+        again = KafkaBus(settings, Metrics(), SystemClock())
+        with pytest.raises(Stop, match=rf"{unique_prefix}\.outbound has 5 partitions, others .* have 3"):
+            await again.start()
+        await again.close()
 
 
 @pytest.mark.kafka
@@ -78,9 +102,9 @@ def test_one_replica_in_sync_is_not_enough(topic: Topic) -> None:
         "cleanup.policy": "compact" if topic == "state" else "delete",
     }
     one, two = found | {"min.insync.replicas": "1"}, found | {"min.insync.replicas": "2"}
-    assert [option for option, *_ in _broken(topic, one, Kafka(), 3)] == ["min.insync.replicas"]
-    assert not list(_broken(topic, two, Kafka(), 3))
-    assert not list(_broken(topic, one, Kafka(), 1))
+    assert [option for option, *_ in violations(topic, one, Kafka(), 3)] == ["min.insync.replicas"]
+    assert not list(violations(topic, two, Kafka(), 3))
+    assert not list(violations(topic, one, Kafka(), 1))
 
 
 @pytest.mark.kafka

@@ -60,7 +60,7 @@ class SlowConsumer:
     def resume(self, partition: int) -> None:
         self.paused.discard(partition)
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
+    async def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> None:
         raise AssertionError
 
     async def close(self) -> None:

@@ -1,5 +1,7 @@
 """Handlers of the end-to-end tests."""
 
+import asyncio
+
 from holdfast import App, Context, Message, Refuse, Session
 
 app = App()
@@ -41,3 +43,10 @@ async def ended(ctx: Context, session: Session) -> None:
     """The same of its end."""
     if session.user.startswith("watched"):
         ctx.publish(f"room:{session.user}", "disconnect", [session.id, session.reason])
+
+
+@app.on("slow")
+async def slow(ctx: Context, message: Message) -> None:
+    """Take its time, 50 a second of one sender, and pass on."""
+    await asyncio.sleep(0.02)
+    ctx.forward()

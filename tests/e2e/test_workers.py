@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(90)]
@@ -62,6 +64,16 @@ async def told(file: Path, other_than: int = 0) -> int:
     return int(json.loads(file.read_text())["pid"])
 
 
+async def counted(file: Path) -> int:
+    """Return how many connections a worker says that it has accepted."""
+    port = json.loads(file.read_text())["metrics"]
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = await answer.text()
+    found = re.findall(r"^holdfast_access_accepts_total\{[^}]*\} (\S+)$", text, re.MULTILINE)
+    assert re.search(r"^process_open_fds \d", text, re.MULTILINE)
+    return sum(int(float(value)) for value in found)
+
+
 async def ended(pids: list[int]) -> None:
     async with asyncio.timeout(20):
         while any(runs(pid) for pid in pids):
@@ -69,7 +81,10 @@ async def ended(pids: list[int]) -> None:
 
 
 async def test_workers_share_a_port_and_are_replaced(people, workers):
-    """Clients on both workers talk to each other; one that dies is started again; SIGTERM ends all."""
+    """Clients on both workers talk to each other; one that dies is started again; SIGTERM ends all.
+
+    Each worker counts its own, on a metrics port of its own, so that their sum is right.
+    """
     process, port, files = workers
     pids = [await told(file) for file in files]
     clients = []
@@ -80,6 +95,9 @@ async def test_workers_share_a_port_and_are_replaced(people, workers):
         assert client.session is not None
         nodes.add(client.session.node)
     assert nodes == {"workers-0", "workers-1"}
+    homes = [client.session.node for client in clients]
+    for number, file in enumerate(files):
+        assert await counted(file) == homes.count(f"workers-{number}")
 
     one = next(client for client in clients if client.session.node == "workers-0")
     two = next(client for client in clients if client.session.node == "workers-1")
@@ -90,6 +108,7 @@ async def test_workers_share_a_port_and_are_replaced(people, workers):
             assert message.data == "after the crash"
             break
     pids[1] = await told(files[1], other_than=pids[1])
+    assert await counted(files[0]) >= homes.count("workers-0")
 
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, 30) == 0

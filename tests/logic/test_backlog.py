@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from holdfast.bus.backlog import marks
 from holdfast.channel import partition_of
 from holdfast.settings import Logic
 from tests.logic.world import PARTITIONS, World
@@ -106,3 +109,33 @@ async def test_between_the_bounds_handlers_go_on(factor):
     assert len(world.messages()) == count + (factor == 1)
     await world.stop()
     await world.backlog.stop()
+
+
+async def test_who_crowds_a_partition_is_noted():
+    """inv 7: a sender with too many unfinished records is named with the commit, and not when it has half."""
+    world = World(logic=Logic(share=10, concurrency=4))
+    release = asyncio.Event()
+
+    @world.app.on("slow")
+    async def slow(ctx, message):
+        await release.wait()
+
+    await world.start()
+    group = world.broker.group(world.settings.kafka.group, "inbound")
+    partition = partition_of("alice", PARTITIONS)
+    other = next(f"u{n}" for n in range(99) if partition_of(f"u{n}", PARTITIONS) == partition)
+    for n in range(9):
+        world.send("alice", n, "room:x", "slow", n)
+        world.send(other, n, "room:x", "text", n)
+    await world.clock.advance(3)
+    assert not group.notes.get(partition)
+    world.send("alice", 9, "room:x", "slow", 9)
+    await world.clock.advance(3)
+    assert group.notes[partition] == marks(["alice"])
+    assert world.metrics.registry.get_sample_value("holdfast_logic_crowding") == 1
+    assert group.committed[partition] == 0
+    release.set()
+    await world.clock.advance(3)
+    assert group.notes[partition] == ""
+    assert world.metrics.registry.get_sample_value("holdfast_logic_crowding") == 0
+    await world.stop()

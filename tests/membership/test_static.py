@@ -62,6 +62,20 @@ async def test_own_incarnation(tmp_path: Path) -> None:
     await directory.close()
 
 
+async def test_nodes_without_an_incarnation(tmp_path: Path) -> None:
+    """A file may know names only: each of them is a node, and of another role another one."""
+    path = tmp_path / "nodes.json"
+    listed = [Node("a", "", "access", "h:1"), Node("b", "", "access", "h:2"), Node("a", "", "logic")]
+    path.write_bytes(msgspec.json.encode(listed))
+    directory = await opened(path, ManualClock())
+    assert [node.name for node in directory.nodes("access")] == ["a", "b"]
+    assert [node.name for node in directory.nodes("logic")] == ["a"]
+    own = Node("a", "a-77", "access", "h:1")
+    await directory.join(own)
+    assert list(directory.nodes("access")) == [own, listed[1]]
+    await directory.close()
+
+
 @pytest.mark.parametrize("content", [None, b"{}", b"nonsense"])
 async def test_refuses_what_is_no_list_of_nodes(tmp_path: Path, content: bytes | None) -> None:
     """inv 11: a wrong file is a refusal to start that names the setting."""

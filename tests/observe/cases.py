@@ -206,6 +206,11 @@ CASES = [
     ),
     Case("HoldfastKafkaBufferFull", _grows("bus_buffer_full_total", 3), _flat("bus_buffer_full_total", 3)),
     Case(
+        "HoldfastBacklogFull",
+        _flat("bus_backlog_full", 1, 'topic="inbound"'),
+        _flat("bus_backlog_full", 0, 'topic="inbound"'),
+    ),
+    Case(
         "HoldfastRedisFails",
         _CALLS | _grows("log_call_failed_total", 120, 'call="apply"'),
         _CALLS | _grows("log_call_failed_total", 30, 'call="apply"'),

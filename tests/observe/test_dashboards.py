@@ -29,6 +29,7 @@ PANELS = [
 
 TROUBLE = {
     "Refused",
+    "Refused by a backlog",
     "Errors told to clients",
     "Dead letters",
     "Asked the log",

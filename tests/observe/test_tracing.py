@@ -24,6 +24,7 @@ from holdfast.observe.tracing import Tracing
 from holdfast.records import message_id
 from holdfast.settings import Settings, load
 from holdfast.testing import Cluster
+from services.access import traces
 from services.embedded.cluster import Embedded, ready_settings
 
 if TYPE_CHECKING:
@@ -223,6 +224,22 @@ async def test_what_nobody_reads_ends_too() -> None:
         assert node.traces._count == 0
     (span,) = kept.named("access deliver")
     assert value(span, "holdfast.outcome") == "waiting"
+
+
+async def test_a_crowd_of_followed_messages_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """inv 7: of more messages on their way than can be followed, the others' steps end at once."""
+    monkeypatch.setattr(traces, "MAX_OPEN", 2)
+    kept = Kept()
+    async with Cluster(tracing=kept.tracing) as cluster:
+        alice = await cluster.connect("alice")
+        node = cluster.embedded.access[0]
+        node.delivery.fanout.add = lambda *_: None  # none of them goes out
+        for number in range(5):
+            await alice.send("user:alice", "text", number)
+        await cluster.settle()
+        assert node.traces._count == 2
+    ended = [value(span, "holdfast.outcome") for span in kept.named("access deliver")]
+    assert ended == ["crowded"] * 3
 
 
 async def test_a_call_of_the_api_goes_on_with_its_caller_s_trace() -> None:

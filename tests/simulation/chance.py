@@ -39,10 +39,19 @@ def seeded(seed: str) -> Iterator[None]:
 
     fanout: Any = importlib.import_module("services.access.fanout")
     inflow: Any = importlib.import_module("services.access.inflow")
+    outbox: Any = importlib.import_module("services.access.outbox")
     timers: Any = importlib.import_module("services.access.timers")
 
     source = random.Random(f"{seed}/urandom")
-    kept = (os.urandom, random._urandom, random.getstate(), fanout.time, timers.time, inflow.time)  # type: ignore[attr-defined]
+    kept = (
+        os.urandom,
+        random._urandom,  # type: ignore[attr-defined]
+        random.getstate(),
+        fanout.time,
+        timers.time,
+        inflow.time,
+        outbox.time,
+    )
     slices: Any = _Slices(random.Random(f"{seed}/slices"))
 
     def init(self: random.Random, x: Any = None) -> None:
@@ -55,7 +64,7 @@ def seeded(seed: str) -> Iterator[None]:
     os.urandom = random._urandom = source.randbytes  # type: ignore[attr-defined]
     random.Random.__init__ = init  # type: ignore[method-assign]
     random.seed(f"{seed}/module")
-    fanout.time = timers.time = inflow.time = slices
+    fanout.time = timers.time = inflow.time = outbox.time = slices
     Driver.__hash__ = number  # type: ignore[assignment]  # sets of connections: not by address
     try:
         yield
@@ -64,5 +73,5 @@ def seeded(seed: str) -> Iterator[None]:
         os.urandom, random._urandom = kept[0], kept[1]  # type: ignore[attr-defined]
         random.Random.__init__ = _original_init  # type: ignore[method-assign]
         random.setstate(kept[2])
-        fanout.time, timers.time, inflow.time = kept[3:]
+        fanout.time, timers.time, inflow.time, outbox.time = kept[3:]
         Driver.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -44,7 +44,7 @@ def simulated_settings(plan: Plan) -> Settings:
         },
         redis={"timeout": 1.0},
         nodelink={"port": 0, "buffer": 16_384},
-        logic={"pending": 40, "batch": 20},
+        logic={"pending": 40, "batch": 20, "share": 10},
         dispatch={"pending": 40, "fetch": 20},
         process={"drain_seconds": 4.0},
     )

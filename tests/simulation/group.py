@@ -41,6 +41,7 @@ class Group:
 
     def __init__(self, kafka: SimKafka, partitions: int) -> None:
         self.committed: dict[int, int] = {}
+        self.notes: dict[int, str] = {}
         self._kafka = kafka
         self._partitions = partitions
         self._members: list[Member] = []

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from holdfast.bus.memory_broker import MemoryBroker
-from holdfast.bus.port import OffsetLost, Record, Topic, between
+from holdfast.bus.port import OffsetLost, Progress, Record, Topic, between
 from holdfast.errors import Retry
 from tests.simulation.group import Group, Member
 from tests.simulation.producer import NAME, SimProducer
@@ -126,7 +126,7 @@ class SimConsumer:
         self._paused.discard(partition)
         self._kafka.wake()
 
-    async def commit(self, offsets: Mapping[int, int]) -> None:
+    async def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str] | None = None) -> None:
         kafka = self._kafka
         assert self._group is not None
         await asyncio.sleep(kafka.links.delay(self._process.name, NAME))
@@ -136,6 +136,7 @@ class SimConsumer:
         if self._member is not None and not self._group.may_commit(self._member, offsets):
             raise Retry("the group has given these partitions to another member")
         self._group.committed.update(offsets)
+        self._group.notes.update({p: (notes or {}).get(p, "") for p in offsets})
         if kafka.random.random() < kafka.lose_answer:
             raise Retry("the answer to a commit was lost")
 
@@ -226,10 +227,12 @@ class SimBus:
         logs = {p: self._kafka.broker.partition(topic, p) for p in range(self.partitions)}
         return {p: (log.start, log.end) for p, log in logs.items()}
 
-    async def progress(self, topic: Topic, group: str) -> Mapping[int, tuple[int, int]]:
+    async def progress(self, topic: Topic, group: str) -> Mapping[int, Progress]:
         ends = await self.ends(topic)
         known = self._kafka.groups.get((group, topic))
-        return between(known.committed if known is not None else {}, ends)
+        if known is None:
+            return between({}, {}, ends)
+        return between(known.committed, known.notes, ends)
 
     async def offset_at(self, topic: Topic, partition: int, ts: int) -> int:
         await self._ask()

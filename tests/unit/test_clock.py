@@ -41,6 +41,24 @@ async def test_what_a_timer_sets_off_can_sleep_again_within_one_advance():
     task.cancel()
 
 
+async def test_a_cancellation_in_the_moment_of_the_limit_is_no_timeout():
+    """Whoever is cancelled together with the limit ends, and does not go on as after a timeout."""
+    clock = ManualClock()
+
+    async def slow_to_end():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await clock.sleep(1)
+
+    task = asyncio.ensure_future(within(clock, 5, slow_to_end()))
+    await asyncio.sleep(0)
+    clock.call_later(5.5, task.cancel)
+    await clock.advance(6)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_time_limit_cancels_what_it_limits():
     """`within` raises TimeoutError and ends the awaited coroutine."""
     clock = ManualClock()
