@@ -240,7 +240,7 @@ class Moves(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no
 
 def make(settings: Kafka, group: str) -> AIOKafkaConsumer:
     """Return an aiokafka consumer that never chooses a position by itself."""
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.servers,
         **options(settings),
         group_id=group or None,
@@ -253,6 +253,8 @@ def make(settings: Kafka, group: str) -> AIOKafkaConsumer:
         heartbeat_interval_ms=int(settings.session_timeout * 1000 / 4),
         rebalance_timeout_ms=max(int(settings.session_timeout * 1000), 30_000),
     )
+    kafka_end.careful(consumer._client)
+    return consumer
 
 
 async def stop(beneath: AIOKafkaConsumer) -> None:

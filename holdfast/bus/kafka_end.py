@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _SECONDS: Final = 5.0
-_BOOTSTRAP_SECONDS: Final = 2.0
 
 
 class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
@@ -27,27 +26,40 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._starting: asyncio.Task[None] | None = None
+        careful(self.client)
         self._requests: set[asyncio.Task[Any]] = set()
         self._sender._send_produce_req = remembered(self._requests, self._sender._send_produce_req)
-
-    async def start(self) -> None:
-        """See aiokafka. Whoever is cancelled here is to call `end`."""
-        self._starting = asyncio.create_task(super().start(), name="kafka producer's start")
-        self._starting.add_done_callback(take_note)
-        await asyncio.shield(self._starting)
 
     async def end(self) -> None:
         """Give up everything that is on its way, and leave no task or connection behind."""
         self._closed = True
         self._message_accumulator._batches.clear()
-        if self._starting is not None:
-            if self.client._sync_task is None:
-                # A connection by which a client first asks for the cluster is known to nobody else.
-                await asyncio.wait([self._starting], timeout=_BOOTSTRAP_SECONDS)
-            await cancelled([self._starting])
         await cancelled([self._sender.sender_task, self.client._sync_task, *self._requests])
         await cut(self.client)
+
+
+def careful(client: Any) -> None:
+    """Let an aiokafka client that is cancelled while it starts leave no connection behind.
+
+    The one by which it first asks for the cluster is known to nobody but the coroutine that asks.
+    """
+    bootstrap = client.bootstrap
+
+    async def asking() -> None:
+        coroutine = bootstrap()
+        task = asyncio.create_task(coroutine, name="kafka client's start")
+        task.add_done_callback(take_note)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            frame = coroutine.cr_frame
+            connection = frame.f_locals.get("bootstrap_conn") if frame is not None else None
+            await cancelled([task])
+            if connection is not None:
+                connection.close()
+            raise
+
+    client.bootstrap = asking
 
 
 def note_commits(consumer: Any) -> None:

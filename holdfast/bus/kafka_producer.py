@@ -35,6 +35,7 @@ MAX_BATCH: Final = 512 * 1024
 
 _RECORD_OVERHEAD: Final = 64
 _BACKOFF: Final = (0.05, 1.0)
+_OPEN_STEPS: Final = 3
 
 _NO_HEADERS: Final[list[tuple[str, bytes]]] = []
 
@@ -165,7 +166,8 @@ class KafkaProducer:
             request_timeout_ms=int(seconds * 1000),
         )
         try:
-            async with asyncio.timeout(seconds):
+            # Each step has `seconds`; whoever asks a broker that is silent asks the next one then.
+            async with asyncio.timeout(_OPEN_STEPS * seconds):
                 await beneath.start()
                 for name in self._names.values():
                     await beneath.partitions_for(name)

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from holdfast.bus import kafka_end
 from holdfast.bus.kafka_security import options
 from holdfast.bus.port import TOPICS, Topic
 from holdfast.errors import Retry, Stop
@@ -181,6 +182,7 @@ async def connect(settings: Kafka, seconds: float) -> AIOKafkaAdminClient:
     admin = AIOKafkaAdminClient(
         bootstrap_servers=settings.servers, request_timeout_ms=int(seconds * 1000), **options(settings)
     )
+    kafka_end.careful(admin._client)
     try:
         async with asyncio.timeout(seconds):
             await admin.start()

@@ -162,4 +162,6 @@ async def test_nothing_is_left(
     gc.collect()
     await asyncio.sleep(0)
     assert troubles == []
-    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+    # What aiokafka says of an outage is kept from a service's log (`kafka_security`).
+    ours = [record for record in caplog.records if not record.name.startswith("aiokafka")]
+    assert [record.message for record in ours if record.levelno >= logging.ERROR] == []
