@@ -110,7 +110,7 @@ async def test_an_outage_gives_a_whole_ttl(room: Room, monkeypatch: pytest.Monke
     await room.look("a")
     assert room.seen("a") == list(NAMES)
 
-    async def away(call: Any) -> Any:
+    async def away(_: str, call: Any) -> Any:
         call.close()
         raise Retry("away")
 
