@@ -79,18 +79,22 @@ class Caller:
             entries += [(message["seq"], message["data"]["k"]) for message in answer["messages"]]
 
     async def _publish(self, source: str, targets: Sequence[str], pace: float) -> None:
-        world, ledger = self.world, self.world.ledger
+        world = self.world
         while world.going:
             await asyncio.sleep(world.random.expovariate(1 / pace))
-            channel = world.random.choice(targets)
-            number = ledger.sent(source, [channel])
-            body = {"channel": channel, "type": "note", "data": {"k": number}, "id": f"{source}/{number}"}
-            try:
-                answer = await self.until_answered("POST", "/v1/publish", body)
-            except Reject as error:
-                ledger.refused(number, str(error))
-            else:
-                ledger.acked(number, answer["id"])
+            await self.say(source, world.random.choice(targets))
+
+    async def say(self, source: str, channel: str) -> None:
+        """Publish one message, however long that takes."""
+        ledger = self.world.ledger
+        number = ledger.sent(source, [channel])
+        body = {"channel": channel, "type": "note", "data": {"k": number}, "id": f"{source}/{number}"}
+        try:
+            answer = await self.until_answered("POST", "/v1/publish", body)
+        except Reject as error:
+            ledger.refused(number, str(error))
+        else:
+            ledger.acked(number, answer["id"])
 
     async def until_answered(
         self, method: str, path: str, body: Any = None, given_up: list[str] | None = None

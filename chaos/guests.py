@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chaos.callers import Caller
     from chaos.people import World
 
-STAY: Final = 6.0
+STAY: Final = 4.0
 """Seconds for which a guest stays, on average; and twice the time for which it stays away."""
 HEAR: Final = 60.0
 """Seconds after which a guest was not told that it came in or went out."""
@@ -69,6 +69,7 @@ class Guests:
         answered = ledger.now()
         self._members[group].add(guest.user)
         ledger.counts["joined"] += 1
+        await self._caller.say(f"host of {guest.user}", channel)  # at once: nothing may fall in between
         if not await self._until(lambda: channel in view.place):
             ledger.violate("failed", channel, f"{guest.user} joined, and is not told so")
             return False

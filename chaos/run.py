@@ -207,7 +207,7 @@ class Run:
         ]
         caller.start(max(int(10 * load), 1), targets, pace=0.5)
         guests = Guests(world, caller, people, groups)
-        guests.start(max(int(10 * load), 1))
+        guests.start(max(int(20 * load), 2))
         return guests
 
     async def _look(self) -> None:

@@ -82,6 +82,31 @@ ALERTS: Final = (
         _by("increase(holdfast_loop_failures_total[10m])", "loop") + " > 0",
         "The background loop {{ $labels.loop }} met an error that nobody expected, and went on.",
     ),
+    # trust
+    Alert(
+        "HoldfastCertificateEnds",
+        "ticket",
+        "10m",
+        "min by (namespace, part) (holdfast_tls_expires_seconds) - time() < 7 * 86400",
+        "The certificate for {{ $labels.part }} ends within a week.",
+    ),
+    Alert(
+        "HoldfastCertificateNotLoaded",
+        "ticket",
+        "5m",
+        _by('increase(holdfast_tls_reloads_total{outcome="failed"}[5m])', "part") + " > 0",
+        "A new certificate for {{ $labels.part }} cannot be used; the one before it stays.",
+    ),
+    Alert(
+        "HoldfastKeysNotFetched",
+        "ticket",
+        "10m",
+        _by('increase(holdfast_auth_jwks_fetches_total{outcome="failed"}[10m])')
+        + " > 0 unless "
+        + _by('increase(holdfast_auth_jwks_fetches_total{outcome="fetched"}[10m])')
+        + " > 0",
+        "The keys of tokens cannot be fetched: those that are known stay in use.",
+    ),
     # access
     Alert(
         "HoldfastConnectionsNearLimit",

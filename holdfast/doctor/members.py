@@ -30,6 +30,13 @@ ASKEW: Final = 0.5
 
 AT_ONCE: Final = 50
 
+DAY_MS: Final = 86_400_000
+SOON: Final = 21
+"""Days before its end from which on a certificate is a matter for the doctor."""
+
+LATE: Final = 3
+"""Days before its end from which on it is urgent."""
+
 
 class Told(msgspec.Struct):
     """What a process says of itself. `ahead` s is how far its clock is ahead at least, below 0 behind."""
@@ -38,6 +45,7 @@ class Told(msgspec.Struct):
     ahead: float = 0.0
     version: str = ""
     metrics: dict[str, float] = {}
+    certificates: dict[str, float] = {}
     error: str = ""
 
 
@@ -52,7 +60,7 @@ async def look(
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SECONDS)) as session:
         every = await asyncio.gather(*(_ask(session, room, one.metrics, clock) for one in seen))
     for one, told in zip(seen, every, strict=True):
-        _judge(findings, one, told, partitions)
+        _judge(findings, one, told, partitions, clock.now_ms())
     silent = {
         one.node: told.error
         for one, told in zip(seen, every, strict=True)
@@ -89,6 +97,8 @@ async def _ask(session: aiohttp.ClientSession, room: asyncio.Semaphore, address:
         value = re.search(rf"^holdfast_{name} (\S+)$", text, re.MULTILINE)
         if value:
             told.metrics[name] = float(value[1])
+    ends = re.findall(r'^holdfast_tls_expires_seconds\{part="([^"]*)"\} (\S+)$', text, re.MULTILINE)
+    told.certificates = {part: float(end) for part, end in ends}
     return told
 
 
@@ -101,7 +111,7 @@ def _ahead(date: str, began: float, ended: float) -> float:
     return max(0.0, second - ended) or min(0.0, second + 1.0 - began)
 
 
-def _judge(findings: Findings, one: Seen, told: Told, partitions: int) -> None:
+def _judge(findings: Findings, one: Seen, told: Told, partitions: int, now_ms: int) -> None:
     count = len(findings.all)
     name, told_of = one.node, told.metrics
     if one.state in ("silent", "unregistered"):
@@ -133,6 +143,12 @@ def _judge(findings: Findings, one: Seen, told: Told, partitions: int) -> None:
             f"its kafka.partitions is {told_of['bus_partitions']:.0f}, here it is {partitions}",
             "give all services, and this command, the same settings",
         )
+    for part, end in told.certificates.items():
+        days = (end * 1000 - now_ms) / DAY_MS
+        if days < SOON:
+            found = f"its certificate of {part} " + (f"ends in {days:.0f} days" if days > 0 else "has ended")
+            note = findings.wrong if days < LATE else findings.advice
+            note(name, found, "put a new one into its file: it is taken within seconds, without a restart")
     if len(findings.all) == count:
         more = f", room for {files:.0f} files" if files is not None and files >= 0 else ""
         findings.good(name, f"{one.role}, {one.state}, version {told.version}{more}")

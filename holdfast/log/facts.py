@@ -102,10 +102,10 @@ def generation_of(epoch: str) -> str:
     return epoch.partition(".")[0]
 
 
-def skipped(held: Fact | None, absent: int = 0) -> Placed:
-    """Return what is held, or the version `absent` where nothing is."""
+def skipped(held: Fact | None, absent: int = 0, epoch: str = "") -> Placed:
+    """Return what is held, or the version `absent` (of `epoch`) where nothing is."""
     if held is None:
-        return Placed(Outcome.SKIPPED, version=absent)
+        return Placed(Outcome.SKIPPED, epoch=epoch, version=absent)
     return Placed(Outcome.SKIPPED, held.seq, held.epoch, (), held.version)
 
 

@@ -87,6 +87,7 @@ class Liveness:
         now = self._clock.monotonic()
         moved: dict[str, None] = {}
         connected = False
+        unexpected: BaseException | None = None
         for shard, counts in enumerate(found):
             if isinstance(counts, dict):
                 before = self._counts[shard]
@@ -94,15 +95,17 @@ class Liveness:
                 connected = connected or self._seen[shard]
                 self._counts[shard] = counts
                 self._seen[shard] = True
-            elif isinstance(counts, Retry):
-                self._seen[shard] = False
             else:
-                raise counts
+                self._seen[shard] = False
+                if not isinstance(counts, Retry):
+                    unexpected = counts  # told when what the other shards said is taken in
         if connected and now - self._at <= LONGEST_GAP:
             self._looked += now - self._at
         self._at = now
         for node in moved:
             self._remember(node)
+        if unexpected is not None:
+            raise unexpected
 
     def _remember(self, node: str) -> None:
         self._moved.pop(node, None)

@@ -275,7 +275,8 @@ class Shard:
         left = self.left.get(channel, source)
         if left is None and self.watermark.offset < self.until:
             left = self.gone.get((channel, source))
-        return (None, "") if left is None else (Fact(left[0], 0, ""), str(left[1]))
+        # Its epoch is the generation alone: what is written again from it must stay comparable.
+        return (None, "") if left is None else (Fact(left[0], 0, str(left[1])), str(left[1]))
 
     def _membership(self, record: LogRecord) -> Placed:
         version = record.score if record.op == Op.GROUP else record.offset
@@ -311,7 +312,7 @@ class Shard:
             case Op.JOIN:
                 return skipped(self._newest(record)[0])
             case Op.LEAVE:
-                return skipped(self._newest(record)[0], absent=record.offset)
+                return skipped(self._newest(record)[0], absent=record.offset, epoch=self.generation)
             case Op.GROUP:
                 return skipped(self._newest(record)[0], absent=0 if record.content else record.score)
             case Op.CURSOR:

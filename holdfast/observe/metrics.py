@@ -37,7 +37,11 @@ TABLE: Final = (
         "access_controls", "counter", "control frames of WebSockets: pings and pongs of the carrier itself"
     ),
     Metric("access_bytes_in", "counter", "bytes from clients, as they came by their carriers"),
-    Metric("access_bytes_out", "counter", "bytes of frames written to clients"),
+    Metric(
+        "access_bytes_out",
+        "counter",
+        "bytes of frames written to clients; of a crowd with several formats, about",
+    ),
     Metric("access_reads_sliced", "counter", "reads too large for one turn of the loop"),
     Metric("access_frames_out", "counter", "frames to clients", ("frame",)),
     Metric("access_errors", "counter", "error frames to clients", ("code",)),

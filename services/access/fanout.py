@@ -276,7 +276,7 @@ class Fanout:
         few, put = len(job.to) <= SMALL, self._put
         made = blobs.made  # a call of ours for each delivery would be 2 % of a crowd's
         to = job.to[job.done : job.done + most]
-        written = size = 0
+        written = 0
         # Set before the loop: what is called from it may look at the job.
         job.done += len(to)
         for driver in to:
@@ -298,9 +298,10 @@ class Fanout:
             if lagging:
                 self._on_caught_up(job.channel, driver, job.end)
             written += 1
-            size += len(blob)
-        self.bytes += size
         if written:
+            # Counted here, not for each: of several formats the mean will do.
+            sizes = [len(blob) for blob in made if blob is not None]
+            self.bytes += written * sum(sizes) // len(sizes)
             self._metrics.access_deliveries.inc(written * job.count)
 
     def _finish(self, job: Job) -> None:

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
     from .sessions import Session
 
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
 RECORD_SECONDS: Final = 5.0
 """Longest time to record, at the end of a drain, that the sessions have ended."""
 
@@ -157,6 +159,7 @@ class AccessNode:
         if verifier.problem and not auth.jwks_url:
             raise Stop(verifier.problem)
         verifier.start()
+        self._warn()
         await self.produce.start(self.settings.kafka.deadline)
         self.inbound.start()
         self.outbound.start()
@@ -188,6 +191,14 @@ class AccessNode:
                 ) from None
         self._serving = True
         await self.announce()
+
+    def _warn(self) -> None:
+        nodelink = self.settings.nodelink
+        if not (nodelink.secret or nodelink.tls_certificate or self.settings.process.host in LOOPBACK):
+            _log.warning(
+                "nodelink.secret and nodelink.tls_certificate are empty: whoever reaches the nodelink port "
+                "can forge messages; only the network keeps strangers from it"
+            )
 
     async def stop(self) -> None:
         """Drain: ask clients to go, wait for them, close the rest, then leave nothing behind (inv 10)."""

@@ -9,10 +9,12 @@ from holdfast.observe.metrics import TABLE
 from holdfast.settings import all_settings
 
 ROOT = Path(__file__).parents[2]
+BLOCKS = (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8").split("\n\n")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in (ROOT / "docs" / "bounds.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("| ") and not line.startswith("| What")
+    for block in BLOCKS
+    if block.startswith("| What")
+    for line in block.splitlines()[2:]
 ]
 
 

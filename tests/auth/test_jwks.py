@@ -103,6 +103,21 @@ async def test_a_rotation_refuses_nobody() -> None:
         assert len(w.fetches) == 2
 
 
+async def test_a_key_that_is_published_after_its_first_token() -> None:
+    """An issuer that signs too early has its tokens refused, but not for longer than the pause."""
+    async with world("old") as w:
+        w.issuer.add("early", publish=False)
+        await w.clock.advance(60)
+        assert w.verify(w.token("early")) == "later"
+        await w.clock.advance(0.1)
+        assert w.verify(w.token("early")) == "no"
+        w.issuer.published.append("early")
+        await w.clock.advance(11)
+        assert w.verify(w.token("early")) == "later"
+        await w.clock.advance(0.1)
+        assert w.verify(w.token("early")) == "bob"
+
+
 async def test_a_key_that_is_taken_out_is_good_no_more() -> None:
     """After the next fetch its tokens are refused, those that were checked before too."""
     async with world("old", "new") as w:

@@ -129,6 +129,22 @@ async def test_a_process_out_of_order(process, change, says):
     assert found.change
 
 
+@pytest.mark.parametrize(
+    ("days", "level", "says"),
+    [
+        (90, "good", "version 1.0"),
+        (10.2, "advice", "its certificate of nodelink ends in 10 days"),
+        (1.2, "wrong", "its certificate of nodelink ends in 1 days"),
+        (-1, "wrong", "its certificate of nodelink has ended"),
+    ],
+)
+async def test_a_certificate_that_ends(process, days, level, says):
+    """Told three weeks ahead, and urgent three days before the end."""
+    process.metrics.tls_expires_seconds.labels("nodelink").set(time.time() + days * 86_400)
+    (found,) = await judge(process.seen)
+    assert (found.level, says in found.found) == (level, True)
+
+
 async def test_who_cannot_be_asked(process):
     """A process that lives and is out of reach is no fault; a role without anybody is."""
     gone = Seen("logic-1", "logic", "alive", "l", metrics="127.0.0.1:1")

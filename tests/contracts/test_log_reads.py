@@ -52,7 +52,7 @@ async def test_facts_tell_what_is_held(owner: Owner) -> None:
     held = [(p.version, p.seq, p.epoch) for p in again]
     decided = [(p.version, p.seq, p.epoch) for p in first]
     assert held[0] == decided[0]
-    assert held[1] == held[2] == (3, 0, "")  # a later record decided
+    assert held[1] == held[2] == (3, 0, "g1")  # a later record decided, of this generation
     assert held[3:] == decided[3:] == [(4, 7, "e"), (99, 99, ""), (1, 3, "e")]
 
 
@@ -136,3 +136,23 @@ async def test_shards_are_apart(owner: Owner, log: Log) -> None:
     await log.claim(1, "d2", expected=await log.state(1), generation="g")
     assert (await log.read(1, [Query("user:a")]))[0].epoch == ""
     assert (await log.state(2)).owner == ""
+
+
+async def test_a_leave_that_is_told_again_can_be_compared(owner: Owner) -> None:
+    """inv 9: a leave that was taken in before names its generation: an older join brings nobody back."""
+    join, leave = (LogRecord(4 + n, T0, op, "group:g", "bob") for n, op in enumerate((Op.JOIN, Op.LEAVE)))
+    await owner.placed(join, leave)
+    await owner.placed(LogRecord(9, T0, Op.PASS, ""))
+    known, unknown = await owner.placed(leave, LogRecord(6, T0, Op.LEAVE, "group:g", "eve"))
+    for placed, version in ((known, 5), (unknown, 6)):
+        assert (placed.outcome, placed.version) == (Outcome.SKIPPED, version)
+        assert placed.epoch.partition(".")[0] == "g1"
+
+    def told(offset: int, version: int, epoch: str, joined: int) -> LogRecord:
+        return LogRecord(offset, T0, Op.GROUP, "user:bob", "group:g", version, joined, epoch=epoch, seq=0)
+
+    await owner.placed(told(10, known.version, known.epoch, 0))
+    (late,) = await owner.placed(told(11, 4, "g1.4", 1))
+    assert late.outcome == Outcome.SKIPPED
+    (view,) = await owner.log.read(0, [Query("user:bob", user=True)])
+    assert list(view.groups) == []

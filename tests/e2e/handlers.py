@@ -50,3 +50,9 @@ async def slow(ctx: Context, message: Message) -> None:
     """Take its time, 50 a second of one sender, and pass on."""
     await asyncio.sleep(0.02)
     ctx.forward()
+
+
+@app.on("slower")
+async def slower(ctx: Context, message: Message) -> None:
+    """Take its time, 10 a second of one sender."""
+    await asyncio.sleep(0.1)

@@ -96,7 +96,7 @@ async def test_a_message_is_followed(followed, people, collector, eventually):
             if seen.name == "access deliver" and len(collector.path(seen)) == 5
         ]  # fmt: skip
 
-    (last,) = await eventually(delivered)
+    (last,) = await eventually(delivered, 30.0)
     assert collector.path(last) == [
         ("holdfast-access", "access send"),
         ("holdfast-logic", "logic handle"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import operator
 import os
 import re
 import sys
@@ -19,15 +18,15 @@ import aiohttp
 import pytest
 
 from chaos.memory import Memory
-from deploy.local.cluster import LocalCluster
-from deploy.local.process import Unavailable
 from holdfast.channel import partition_of
 from tests.e2e.conftest import People
+from tests.e2e.overload import Reader, one_of_each
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from holdfast.client import Client, Message
+    from deploy.local.cluster import LocalCluster
+    from holdfast.client import Client
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -41,9 +40,9 @@ MOST_MIB = 25.0
 
 
 @pytest.fixture(scope="module")
-def small() -> dict[str, Any]:
-    """Settings: few partitions, and small bounds on what waits in them."""
-    return {
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Few partitions, and small bounds on what waits in them."""
+    settings = {
         "kafka.partitions": P,
         "kafka.inbound_backlog": BOUND,
         "kafka.outbound_backlog": BOUND,
@@ -51,27 +50,8 @@ def small() -> dict[str, Any]:
         "channels.room.send": "anyone",
         "channels.room.keep_count": 100_000,
     }
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any]) -> Iterator[LocalCluster]:
-    """One process of each service: what is shown is not how fast it is."""
-    running = LocalCluster(
-        tmp_path_factory.mktemp("overload"),
-        access=1,
-        logic=1,
-        dispatch=1,
-        app="tests.e2e.handlers:app",
-        settings=small,
-    )
-    try:
-        running.start()
-    except Unavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
-    yield running
-    running.stop()
+    with one_of_each(tmp_path_factory.mktemp("overload"), settings) as running:
+        yield running
 
 
 @pytest.fixture
@@ -126,29 +106,6 @@ class Gauges:
                 found = await self.value("access", f'bus_backlog{{topic="{topic}"}}')
                 self.backlog = max(self.backlog, found)
             await asyncio.sleep(0.5)
-
-
-class Reader:
-    """Who is shown what, in which order, and when."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.shown: dict[str, list[int]] = {}
-        self.at: dict[str, list[float]] = {}
-
-        @client.on("message")
-        def message(message: Message) -> None:
-            who, number = message.data
-            self.shown.setdefault(who, []).append(number)
-            self.at.setdefault(who, []).append(time.monotonic())
-
-    async def whole(self, acked: dict[str, list[float]], seconds: float) -> float:
-        """Wait until all that was acked is shown, each once and in order; return the longest time between."""
-        async with asyncio.timeout(seconds):
-            while any(len(self.shown.get(who, ())) < len(times) for who, times in acked.items()):
-                await asyncio.sleep(0.1)
-        assert self.shown == {who: list(range(len(times))) for who, times in acked.items()}
-        return float(max(max(map(operator.sub, self.at[who], times)) for who, times in acked.items()))
 
 
 async def sender(client: Client, times: list[float], who: str, until: float) -> None:

@@ -125,6 +125,22 @@ CASES = [
     ),
     Case("HoldfastLoopFails", *_jumps("loop_failures_total", 'loop="beats"')),
     Case(
+        "HoldfastCertificateEnds",
+        _flat("tls_expires_seconds", 6 * 86_400, 'part="access"'),
+        _flat("tls_expires_seconds", 8 * 86_400, 'part="access"'),
+    ),
+    Case(
+        "HoldfastCertificateNotLoaded",
+        _grows("tls_reloads_total", 60, 'part="access", outcome="failed"'),
+        _grows("tls_reloads_total", 1, 'part="access", outcome="loaded"'),
+    ),
+    Case(
+        "HoldfastKeysNotFetched",
+        _grows("auth_jwks_fetches_total", 6, 'outcome="failed"'),
+        _grows("auth_jwks_fetches_total", 6, 'outcome="failed"')
+        | _grows("auth_jwks_fetches_total", 1, 'outcome="fetched"'),
+    ),
+    Case(
         "HoldfastConnectionsNearLimit",
         {
             **_flat("access_connections", 4500, 'instance="a", carrier="websocket"'),

@@ -241,6 +241,18 @@ class Disturber:
         world.ledger.may_reset = True
         self._lose(world.redis.store.flush)
 
+    def _surprise(self, fault: Fault) -> None:
+        world = self._world
+        node = world.nodes[fault.names[0]]
+        if node.process is not None and node.serving:
+            surprises, process = world.redis.surprises, node.process
+            surprises[process] = fault.share * 0.5
+
+            def over() -> None:
+                surprises.pop(process, None)
+
+            self._last(fault, over)
+
     # Consul and clients
 
     def _consul_down(self, fault: Fault) -> None:

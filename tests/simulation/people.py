@@ -127,6 +127,7 @@ class Person:
 
         @client.on("unsubscribed")
         def unsubscribed(frame: Any) -> None:
+            ledger.note(f"{self.name}: unsubscribed from {frame.channel}")
             memory.places.pop(frame.channel, None)
 
         @client.on("reset")

@@ -12,7 +12,7 @@ DRAWN: Final[tuple[str, ...]] = (
     "suffix", "flush",
 )  # fmt: skip
 
-CLASSES: Final = (*DRAWN, "recreate", "ambush")
+CLASSES: Final = (*DRAWN, "recreate", "ambush", "surprise")
 
 DEFAULT: Final = frozenset(CLASSES)
 
@@ -85,6 +85,7 @@ def draw(seed: int, classes: frozenset[str] = DEFAULT) -> Plan:
         at = round(anew.uniform(1.0, plan.seconds * 0.9), 3)
         faults.append(Fault(at, "recreate", 0.0, (), round(anew.random(), 2)))
     faults += _ambushes(Random(f"{seed}/ambush"), plan)
+    faults += _surprises(Random(f"{seed}/surprise"), plan)
     kept = tuple(sorted((fault for fault in faults if _class(fault) in classes), key=lambda one: one.at))
     drawn = Random(f"{seed}/uses")
     uses = tuple(sorted(drawn.sample(USES, drawn.choice((0, 1, 1, 2, 2, 3)))))
@@ -104,6 +105,15 @@ def _ambushes(random: Random, plan: Plan) -> list[Fault]:
         seconds = round(random.uniform(0.05, longest), 3)
         faults.append(Fault(at, what, seconds, (), round(random.random(), 2)))
     return faults
+
+
+def _surprises(random: Random, plan: Plan) -> list[Fault]:
+    """Draw, for one run of five, calls to the log that fail as nobody expects, of nodes without an API."""
+    if random.random() > 0.2:
+        return []
+    node = random.choice([name for name in plan.nodes() if not name.startswith("logic")])
+    at = round(random.uniform(0.5, plan.seconds * 0.9), 3)
+    return [Fault(at, "surprise", round(random.uniform(0.5, 6.0), 3), (node,), round(random.random(), 2))]
 
 
 def _class(fault: Fault) -> str:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NAME: Final = "redis"
 
+SURPRISE: Final = "what nobody expects"
+"""The text of an exception that no port names, and that a background loop must survive."""
+
 Snapshot = dict[int, "Shard | None"]
 
 
@@ -53,6 +56,7 @@ class SimRedis:
         self.lost_replies = 0.0
         self.on_applied: Callable[[int, Batch, Any, str], None] = lambda *_: None
         self.on_updated: Callable[[int, Process, NodeUpdate, int, bool], None] = lambda *_: None
+        self.surprises: dict[Process, float] = {}  # whose calls fail so, and how often
         self._stalled: list[Callable[[], None]] | None = None
 
     def stall(self) -> None:
@@ -150,14 +154,21 @@ class SimLog:
         return functools.partial(self._call, name)
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        often = self._redis.surprises.get(self._process, 0.0)
+        surprise = often > 0.0 and self._redis.random.random() < often
+        if surprise and self._redis.random.random() < 0.5:
+            raise RuntimeError(SURPRISE)  # it was not even sent
         loop = self._redis.loop
         future = loop.create_future()
         timer = loop.call_later(self._timeout, _late, future)
         self._redis.request(self._process, future, name, (args, kwargs))
         try:
-            return await future
+            answer = await future
         finally:
             timer.cancel()
+        if surprise:
+            raise RuntimeError(SURPRISE)
+        return answer
 
     async def start(self) -> None:
         """See `Log`."""

@@ -23,7 +23,7 @@ from tests.simulation.ledger import Ledger, Memory
 from tests.simulation.loop import Process, SimClock, SimLoop
 from tests.simulation.network import HostNetwork, Links, SimNetwork
 from tests.simulation.people import ROOM, Caller, Person, handlers
-from tests.simulation.redis import SimLog, SimRedis
+from tests.simulation.redis import SURPRISE, SimLog, SimRedis
 from tests.simulation.uses import Requests, Use
 from tests.simulation.uses_doors import Doors
 from tests.simulation.uses_groups import CLUB, Club, Tokens
@@ -337,8 +337,8 @@ class _Logs(logging.Handler):
         if record.name == RECALL:
             self._world.unrecalled = True
         if record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1] is not None:
-            if str(record.exc_info[1]) == MANNERS:
-                return  # a handler that fails on purpose
+            if str(record.exc_info[1]) in (MANNERS, SURPRISE):
+                return  # a failure on purpose
             error = record.exc_info[1]
             ledger.violated(0, f"{text}: {error!r}")
             if ledger._keep:

@@ -64,7 +64,7 @@ class World:
         token, _ = issue(self.settings.auth, user, self.cluster.clock.now_ms())
         client = Client(self.endpoints[carrier], token=token, ssl=self.context())
         self.clients.append(client)
-        await client.connect(5)
+        await client.connect(15)
         return client
 
     async def shown(
@@ -87,13 +87,13 @@ class World:
         return value(self.metrics, name, **labels)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while not condition():
                 await asyncio.sleep(0.01)
 
 
 async def received(client: Client) -> Message:
-    return await asyncio.wait_for(anext(client.messages()), 5)
+    return await asyncio.wait_for(anext(client.messages()), 15)
 
 
 @contextlib.asynccontextmanager

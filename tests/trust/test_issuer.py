@@ -82,9 +82,10 @@ async def running(provider: Provider, **auth: Any) -> AsyncIterator[tuple[Embedd
         yield cluster, metrics
     finally:
         await cluster.stop()
+        await provider.stop()  # where the test did not
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
+async def until(condition: Any, seconds: float = 15.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -92,7 +93,7 @@ async def until(condition: Any, seconds: float = 5.0) -> None:
 
 async def join(cluster: Embedded, token: str) -> Client:
     client = Client(cluster.nodes()[0].endpoints["tcp"], token=token, backoff=(0.05, 0.3))
-    await client.connect(5)
+    await client.connect(15)
     return client
 
 
@@ -107,7 +108,7 @@ async def test_rotation_and_outage(tmp_path: Path) -> None:
         provider.issuer.add("two", "EdDSA")
         second = await join(cluster, provider.issuer.token("two", "bob", time.time()))
         await first.send("user:bob", "n", 1)
-        assert (await asyncio.wait_for(anext(second.messages()), 5)).data == 1
+        assert (await asyncio.wait_for(anext(second.messages()), 15)).data == 1
         await provider.stop()
         third = await join(cluster, provider.issuer.token("one", "carol", time.time()))
         assert value(metrics, "auth_jwks_keys") == 2
@@ -128,7 +129,6 @@ async def test_an_issuer_that_is_away_at_the_start(tmp_path: Path) -> None:
         await provider.start()
         await (await joining).close()
         assert cluster.problems() == []
-    await provider.stop()
 
 
 async def test_who_answers_in_its_place_is_not_believed(tmp_path: Path) -> None:
@@ -141,7 +141,6 @@ async def test_who_answers_in_its_place_is_not_believed(tmp_path: Path) -> None:
         await until(lambda: value(metrics, "auth_jwks_fetches", outcome="failed") >= 1)
         assert cluster.problems()
         assert provider.asked == 0
-    await provider.stop()
 
 
 async def test_refresh_with_a_key_that_is_new(tmp_path: Path) -> None:
@@ -165,13 +164,12 @@ async def test_refresh_with_a_key_that_is_new(tmp_path: Path) -> None:
         token = provider.issuer.token("two", "alice", time.time())
         answer = await ask(t="refresh", id=1, token=token)
         assert (answer["code"], answer["retry"], answer["id"]) == ("unavailable", 1.0, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while (answer := await ask(t="refresh", id=2, token=token))["t"] == "error":
                 assert answer["code"] == "unavailable"
                 await asyncio.sleep(0.02)
         assert answer == {"t": "refreshed", "id": 2}
         writer.close()
-    await provider.stop()
 
 
 async def test_a_call_by_a_token_whose_key_is_new(tmp_path: Path) -> None:
@@ -188,13 +186,14 @@ async def test_a_call_by_a_token_whose_key_is_new(tmp_path: Path) -> None:
             async with http.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
                 return answer.status, answer.headers.get("Retry-After")
 
-        assert (await ask("one"))[0] == 200
+        async with asyncio.timeout(10):
+            while (await ask("one"))[0] != 200:  # logic fetches for itself
+                await asyncio.sleep(0.02)
         provider.issuer.add("two")
         provider.issuer.add("none", publish=False)
         assert await ask("two") == (503, "1")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while (await ask("two"))[0] != 200:
                 await asyncio.sleep(0.02)
             while (await ask("none"))[0] != 401:
                 await asyncio.sleep(0.02)
-    await provider.stop()

@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.local.certificate import Authority
 from holdfast import tls
@@ -21,6 +22,7 @@ from holdfast.nodelink.link import Link
 from holdfast.nodelink.server import LinkServer
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Nodelink
+from tests.access.world import World
 from tests.trust.talk import value
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def is_new(link: Link, wire: object) -> bool:
     return link.connected and link._wire is not wire
 
 
-async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -211,3 +213,14 @@ async def test_certificates_change_without_a_pause(tmp_path: Path) -> None:
     async with linked(node, late):
         await until(lambda: node.refused("tls") >= 1)
         assert node.server.links == 0
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_port_for_everybody_is_told(guarded: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """With neither a secret nor certificates, a node that listens for others says what that means."""
+    world = World()
+    if guarded:
+        world.node.settings = replace(world.settings, nodelink=Nodelink(port=0, secret="s" * 20))
+    async with world:
+        pass
+    assert ("nodelink.secret and nodelink.tls_certificate are empty" in caplog.text) is not guarded

@@ -156,8 +156,8 @@ local function decide()
     end
     writes[field] = value
   end
-  local function skip(held, absent)
-    if held then put(SKIPPED, held[2], held[3], held[1]) else put(SKIPPED, 0, '', absent) end
+  local function skip(held, absent, of)
+    if held then put(SKIPPED, held[2], held[3], held[1]) else put(SKIPPED, 0, of or '', absent) end
   end
   local function generation_of(epoch) return string.match(epoch, '^[^.]*') end
   -- what is known of a membership, and of which generation
@@ -168,7 +168,7 @@ local function decide()
     local left = current[field] or previous[field] or gone[field]
     if not left then return nil, '' end
     local version, known = string.match(left, '^(%d+) (.*)$')
-    return { tonumber(version), 0, '' }, known
+    return { tonumber(version), 0, known }, known
   end
   local function revocation(c)
     local name = names[c]
@@ -182,7 +182,7 @@ local function decide()
     if op == APPEND then body = body + 1 end
     if offset <= found[1] then
       if op == JOIN then skip((newest(i, r)), 0)
-      elseif op == LEAVE then skip((newest(i, r)), offset)
+      elseif op == LEAVE then skip((newest(i, r)), offset, generation)
       elseif op == GROUP then skip((newest(i, r)), r[7] == 0 and score or 0)
       elseif op == CURSOR then skip(fact(r[10], source), 0)
       elseif op == REVOKE then
