@@ -19,7 +19,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs watch rules k8s-check k8s-server wheel lock cluster cluster-stop bench bench-plane bench-check load clean
+.PHONY: help run simulate chaos test check static format docs watch rules k8s-check k8s-server wheel lock cluster cluster-stop bench bench-plane bench-check scaling load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -93,6 +93,9 @@ bench: bench-plane ## that, and what a message costs on every path, into docs/pe
 
 bench-check: $(STAMP) ## the benchmark in short: fails when a ratio to the C floor has become worse
 	$(PY) -m loadtest.check
+
+scaling: $(STAMP) ## how costs go on as the work grows (SWEEPS: all), drawn, into docs/capacity.md
+	nice -n 10 $(PY) -m loadtest.scaling $(SWEEPS) --runs $(or $(RUNS),3) --write
 
 load: $(STAMP) ## run SCENARIO (chat) of loadtest/scenarios on a cluster of its own
 	$(PY) -m loadtest run $(or $(SCENARIO),chat) --cluster

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from holdfast.capacity import costs
 from holdfast.observe.metrics import TABLE
 from holdfast.policy import DEFAULT_POLICIES, Policy
 from holdfast.protocol import schema, states
@@ -85,7 +86,19 @@ def protocol_page() -> str:
     return f"{head}{begin}{note}-->\n{schema.codes_table()}{end}{tail}"
 
 
+def capacity_page() -> str:
+    """Return docs/capacity.md with its table of costs as the code has it."""
+    begin, end = "<!-- costs: begin -->\n", "<!-- costs: end -->"
+    head, _, rest = (HERE / "capacity.md").read_text(encoding="utf-8").partition(begin)
+    lines = ["| What | Cost | From |", "|---|---|---|"]
+    for one in costs.TABLE:
+        source = f"`{one.source}`" if one.source != costs.ASSUMED else one.source
+        lines.append(f"| {one.what} | {one:g} {one.unit} | {source} |")
+    return head + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+
+
 PAGES = {
+    "capacity.md": capacity_page,
     "connection.md": states.markdown,
     "openapi.json": openapi.text,
     "settings.md": settings_page,

@@ -8,7 +8,17 @@ import sys
 from typing import TYPE_CHECKING
 
 from holdfast import __version__
-from holdfast.commands import carry, deadletter, doctor, drain, inspect_message, nodes, presence, tail
+from holdfast.commands import (
+    capacity,
+    carry,
+    deadletter,
+    doctor,
+    drain,
+    inspect_message,
+    nodes,
+    presence,
+    tail,
+)
 from holdfast.commands import config as config_command
 from holdfast.errors import HoldfastError, Retry, Stop
 from holdfast.wiring import load_services
@@ -93,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     config_command.add(commands, operator)
     doctor.add(commands, operator)
     carry.add(commands, operator)
+    capacity.add(commands)
 
     settings = commands.add_parser(
         "settings",

@@ -35,13 +35,14 @@ BODY = b'"id":"0123456789abcdef","from":"user123","type":"text","data":"%s"' % (
 class Bench:
     """One shard, its owner, and the CPU spent since the last look."""
 
-    def __init__(self, log: RedisLog, client: Client) -> None:
+    def __init__(self, log: RedisLog, client: Client, channels: int = CHANNELS) -> None:
         self.log = log
         self.client = client
         self.watermark = Watermark()
         self.offset = 0
         self.now = time.time_ns() // 1_000_000
-        self.numbers = [0] * CHANNELS
+        self.channels = channels
+        self.numbers = [0] * channels
 
     def cpu(self) -> tuple[float, float]:
         """Return (ours, Redis's) CPU seconds so far."""
@@ -67,7 +68,7 @@ class Bench:
         made = []
         for _ in range(size):
             self.offset += 1
-            number = self.offset * 7919 % CHANNELS
+            number = self.offset * 7919 % self.channels
             self.numbers[number] += 1
             made.append(
                 LogRecord(
@@ -126,7 +127,7 @@ class Bench:
         """Own the shard, from the beginning."""
         self.watermark = Watermark()
         self.offset = 0
-        self.numbers = [0] * CHANNELS
+        self.numbers = [0] * self.channels
         await self.log.claim(0, "d", expected=await self.log.state(0), generation="3f9a0c21")
 
 

@@ -36,11 +36,10 @@ def table(rows: dict[str, list[float]], words: dict[str, tuple[str, float]], com
     return "\n".join(lines)
 
 
-def publish(mark: str, text: str, *, write: bool) -> None:
+def publish(mark: str, text: str, *, write: bool, page: Path = PAGE) -> None:
     """Print a table; write it between the page's marks of that name if asked."""
     print(text)
     if write:
         begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
-        page = PAGE.read_text(encoding="utf-8")
-        head, _, rest = page.partition(begin)
-        PAGE.write_text(head + begin + "\n" + text + "\n" + end + rest.partition(end)[2], encoding="utf-8")
+        head, _, rest = page.read_text(encoding="utf-8").partition(begin)
+        page.write_text(head + begin + "\n" + text + "\n" + end + rest.partition(end)[2], encoding="utf-8")
