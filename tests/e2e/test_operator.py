@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -114,6 +115,8 @@ async def test_follow(people, cluster, holdfast):
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # Where the tests run in the background, a shell has them, and so their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stdout
     assert running.stderr
@@ -124,7 +127,7 @@ async def test_follow(people, cluster, holdfast):
         lines = [json.loads(await asyncio.wait_for(running.stdout.readline(), 10)) for _ in range(3)]
         assert [(line["seq"], line["data"]) for line in lines] == [(1, 0), (2, 1), (3, 2)]
     finally:
-        running.send_signal(2)
+        running.send_signal(signal.SIGINT)
         await running.communicate()
     assert running.returncode == 130
 
