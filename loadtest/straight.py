@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Sweep(msgspec.Struct):
-    """What was measured at each point: cost by name. `load` is the machine's load average meanwhile."""
+    """What was measured at each point: medians of costs by name.
+
+    Each has its `runs`, too, and as `load` the machine's load average at the end of them.
+    """
 
     machine: str
-    runs: int
-    load: float
     points: dict[int, dict[str, float]]
 
 
@@ -72,6 +73,7 @@ SERIES: dict[str, tuple[str, dict[str, Series]]] = {
             "message dispatch": Series("dispatch for a message", "µs", grows=False),
             "message redis": Series("Redis for a message", "µs", grows=False),
             "message kafka": Series("Kafka for a message", "µs", grows=False),
+            "MiB access": Series("memory of access, when it has just begun", "MiB", grows=False),
             "idle access": Series("access, idle", "ms/s", grows=False),
             "idle logic": Series("logic, idle", "ms/s", grows=False),
             "idle dispatch": Series("dispatch, idle", "ms/s", grows=False),
@@ -160,7 +162,7 @@ def tables(record: Record) -> str:
         lines = [
             f"**{what[0].upper() + what[1:]}**",
             "",
-            f"`python -m loadtest.scaling {name} --runs {sweep.runs}`, load average {sweep.load:g}.",
+            f"`python -m loadtest.scaling {name}`: {sweep.machine}.",
             "",
             f"![cost by {what}](pictures/{name}.svg)",
             "",
@@ -171,6 +173,9 @@ def tables(record: Record) -> str:
             found = costs(sweep, key)
             cells = [number(found[x]) if x in found else "" for x in points]
             lines.append(f"| {one.title}, {one.unit} | {' | '.join(cells)} | {_line(found, one)} |")
+        for key, title in (("runs", "runs"), ("load", "load average of the machine")):
+            cells = [f"{found[x]:.0f}" if x in (found := costs(sweep, key)) else "" for x in points]
+            lines.append(f"| {title} | {' | '.join(cells)} | |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

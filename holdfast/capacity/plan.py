@@ -120,15 +120,23 @@ def cores(load: Load, counts: Counts) -> dict[str, float]:
         + load.rate * costs.ACCESS_SEND
         + pushes * costs.ACCESS_PUSH
         + (load.rate * load.fan_out - pushes) * costs.ACCESS_DELIVERY
+        + min((load.rate + pushes) * costs.ACCESS_ALONE, counts.access * costs.ACCESS_WAKING)
         + load.connections / load.heartbeat * costs.ACCESS_PING
+        + counts.access * costs.PROCESS_IDLE
         + beats * costs.ACCESS_IDLE,
-        "logic": load.connects * costs.LOGIC_SESSION + load.rate * (costs.LOGIC_MESSAGE + load.handler),
+        "logic": load.connects * costs.LOGIC_SESSION
+        + load.rate * (costs.LOGIC_MESSAGE + load.handler)
+        + counts.logic * costs.PROCESS_IDLE
+        + counts.partitions * costs.LOGIC_IDLE,
         "dispatch": load.connects * costs.DISPATCH_SESSION
         + load.rate * costs.DISPATCH_MESSAGE
         + max(0.0, pushes - load.rate) * costs.DISPATCH_PUSH
-        + beats * costs.DISPATCH_IDLE,
+        + counts.dispatch * costs.PROCESS_IDLE
+        + counts.partitions * costs.DISPATCH_IDLE
+        + beats * costs.DISPATCH_LINK,
         "redis": load.connects * costs.REDIS_SESSION
         + load.rate * costs.REDIS_MESSAGE
+        + counts.partitions * costs.REDIS_IDLE
         + beats * costs.REDIS_BEAT,
         "kafka": (load.connects * costs.KAFKA_SESSION + load.rate * costs.KAFKA_MESSAGE) * load.replication,
     }
