@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,15 +210,25 @@ def draw(record: Record, out: Path) -> Iterator[Path]:
         if name not in record.sweeps:
             continue
         units = dict.fromkeys(one.unit for one in series.values())
-        figure, axes = pyplot.subplots(1, len(units), figsize=(4.8 * len(units), 3.8), layout="constrained")
-        for unit, axis in zip(units, [axes] if len(units) == 1 else axes, strict=True):
+        rows, columns = -(-len(units) // 2), min(2, len(units))
+        figure, grid = pyplot.subplots(
+            rows, columns, figsize=(5.5 * columns, 4 * rows), squeeze=False, layout="constrained"
+        )
+        for axis, unit in itertools.zip_longest(grid.flat, units):
+            if unit is None:
+                axis.remove()
+                continue
             for key, one in series.items():
                 if one.unit == unit:
                     _draw(axis, costs(record.sweeps[name], key), one)
-            axis.set(xscale="log", yscale="log", xlabel=what, ylabel=unit)
+            points = sorted(record.sweeps[name].points)
+            axis.set(xscale="log", xlabel=what, ylabel=unit)
+            axis.set_xticks(points, [f"{x:,}" for x in points], fontsize=8)
+            axis.minorticks_off()
+            if axis.lines:  # from 0, so that what is flat looks flat; and with room for the names
+                axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
+                axis.legend(fontsize=7, loc="upper left")
             axis.grid(alpha=0.3)
-            if axis.lines:
-                axis.legend(fontsize=7)
         for kind in ("svg",) if out.parent.name == "docs" else ("png", "svg"):
             path = out / f"{name}.{kind}"
             figure.savefig(path, dpi=80, metadata=dict.fromkeys(NAMED[kind]))
