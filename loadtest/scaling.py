@@ -37,19 +37,18 @@ async def measure(name: str, points: list[int], runs: int, record: straight.Reco
     """Take a sweep `runs` times, and put the medians into the record, point by point."""
     work, _ = SWEEPS[name]
     taken: dict[int, list[dict[str, float]]] = {}
-    loads: list[float] = []
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             points_of_run = work(points, Path(folder))
             try:
                 async for x, costs in points_of_run:
+                    costs["load"] = os.getloadavg()[0]
                     taken.setdefault(x, []).append(costs)
-                    loads.append(os.getloadavg()[0])
                     print(name, x, {what: round(value, 2) for what, value in costs.items()}, flush=True)
                     medians = {what: statistics.median(one[what] for one in taken[x]) for what in costs}
-                    known = record.sweeps.get(name) or straight.Sweep("", 0, 0.0, {})
-                    load = round(statistics.median(loads), 1)
-                    record.sweeps[name] = straight.Sweep(machine(), runs, load, known.points | {x: medians})
+                    known = record.sweeps[name].points if name in record.sweeps else {}
+                    medians["runs"] = len(taken[x])
+                    record.sweeps[name] = straight.Sweep(machine(), known | {x: medians})
                     write(record, out)
             except Broken as error:
                 print(f"{name}: the next point is left out: {error}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class Sweep(msgspec.Struct):
-    """What was measured at each point: cost by name. `load` is the machine's load average meanwhile."""
+    """What was measured at each point: medians of costs by name.
+
+    Each has its `runs`, too, and as `load` the machine's load average at the end of them.
+    """
 
     machine: str
-    runs: int
-    load: float
     points: dict[int, dict[str, float]]
 
 
@@ -72,6 +74,7 @@ SERIES: dict[str, tuple[str, dict[str, Series]]] = {
             "message dispatch": Series("dispatch for a message", "µs", grows=False),
             "message redis": Series("Redis for a message", "µs", grows=False),
             "message kafka": Series("Kafka for a message", "µs", grows=False),
+            "MiB access": Series("memory of access, when it has just begun", "MiB", grows=False),
             "idle access": Series("access, idle", "ms/s", grows=False),
             "idle logic": Series("logic, idle", "ms/s", grows=False),
             "idle dispatch": Series("dispatch, idle", "ms/s", grows=False),
@@ -160,7 +163,7 @@ def tables(record: Record) -> str:
         lines = [
             f"**{what[0].upper() + what[1:]}**",
             "",
-            f"`python -m loadtest.scaling {name} --runs {sweep.runs}`, load average {sweep.load:g}.",
+            f"`python -m loadtest.scaling {name}`: {sweep.machine}.",
             "",
             f"![cost by {what}](pictures/{name}.svg)",
             "",
@@ -171,6 +174,9 @@ def tables(record: Record) -> str:
             found = costs(sweep, key)
             cells = [number(found[x]) if x in found else "" for x in points]
             lines.append(f"| {one.title}, {one.unit} | {' | '.join(cells)} | {_line(found, one)} |")
+        for key, title in (("runs", "runs"), ("load", "load average of the machine")):
+            cells = [f"{found[x]:.0f}" if x in (found := costs(sweep, key)) else "" for x in points]
+            lines.append(f"| {title} | {' | '.join(cells)} | |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -204,15 +210,25 @@ def draw(record: Record, out: Path) -> Iterator[Path]:
         if name not in record.sweeps:
             continue
         units = dict.fromkeys(one.unit for one in series.values())
-        figure, axes = pyplot.subplots(1, len(units), figsize=(4.8 * len(units), 3.8), layout="constrained")
-        for unit, axis in zip(units, [axes] if len(units) == 1 else axes, strict=True):
+        rows, columns = -(-len(units) // 2), min(2, len(units))
+        figure, grid = pyplot.subplots(
+            rows, columns, figsize=(5.5 * columns, 4 * rows), squeeze=False, layout="constrained"
+        )
+        for axis, unit in itertools.zip_longest(grid.flat, units):
+            if unit is None:
+                axis.remove()
+                continue
             for key, one in series.items():
                 if one.unit == unit:
                     _draw(axis, costs(record.sweeps[name], key), one)
-            axis.set(xscale="log", yscale="log", xlabel=what, ylabel=unit)
+            points = sorted(record.sweeps[name].points)
+            axis.set(xscale="log", xlabel=what, ylabel=unit)
+            axis.set_xticks(points, [f"{x:,}" for x in points], fontsize=8)
+            axis.minorticks_off()
+            if axis.lines:  # from 0, so that what is flat looks flat; and with room for the names
+                axis.set_ylim(0, 1.4 * axis.get_ylim()[1])
+                axis.legend(fontsize=7, loc="upper left")
             axis.grid(alpha=0.3)
-            if axis.lines:
-                axis.legend(fontsize=7)
         for kind in ("svg",) if out.parent.name == "docs" else ("png", "svg"):
             path = out / f"{name}.{kind}"
             figure.savefig(path, dpi=80, metadata=dict.fromkeys(NAMED[kind]))

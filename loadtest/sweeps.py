@@ -104,7 +104,7 @@ async def _messages(
     return found | {"p50": times["p50"], "p99": times["p99"]}
 
 
-TWENTY = 10_000
+TWENTY = 100_000
 """Channels up to which 20 messages each are appended, too."""
 
 HUNDRED = 100
@@ -177,12 +177,13 @@ async def _chat(
         folder / "cluster", access=access, logic=1, dispatch=1, settings=SETTINGS | settings
     ) as cluster:
         target = Target.of_cluster(cluster.dir)
+        begun = {"MiB access": target.memory()["access"] / access / 1024**2}
         crowd = Generators(folder, target, [Members(Crowd("pairs", 2000, "peer"), "s")])
         try:
             await _open(crowd)
             await asyncio.to_thread(target.settle, 8.0)
             idle = await _idle(target)
-            return idle | await _messages(target, crowd, rate=rate)
+            return begun | idle | await _messages(target, crowd, rate=rate)
         finally:
             crowd.close()
 

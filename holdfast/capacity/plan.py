@@ -111,26 +111,49 @@ def checked(**given: object) -> Load:
         raise ValueError(f"{where.rstrip('`')}: {what}" if where else what) from error
 
 
+def alone(rate: float, processes: int) -> float:
+    """Return how many of so many a second come to their processes alone: more come together."""
+    return min(rate, processes * costs.TOGETHER)
+
+
 def cores(load: Load, counts: Counts) -> dict[str, float]:
     """Return the cores at work of each role in a cluster of such a size."""
     pushes = load.rate * min(load.fan_out, counts.access)
     beats = counts.access * counts.partitions
+    producing, fetching = alone(load.rate, counts.access), alone(load.rate, counts.dispatch)
+    requests = producing + 2 * alone(load.rate, counts.logic) + fetching
     micros = {
         "access": load.connects * costs.ACCESS_ACCEPT
         + load.rate * costs.ACCESS_SEND
         + pushes * costs.ACCESS_PUSH
         + (load.rate * load.fan_out - pushes) * costs.ACCESS_DELIVERY
+        + alone(load.rate + pushes, counts.access) * costs.ACCESS_ALONE
         + load.connections / load.heartbeat * costs.ACCESS_PING
+        + counts.access * costs.PROCESS_IDLE
         + beats * costs.ACCESS_IDLE,
-        "logic": load.connects * costs.LOGIC_SESSION + load.rate * (costs.LOGIC_MESSAGE + load.handler),
+        "logic": load.connects * costs.LOGIC_SESSION
+        + load.rate * (costs.LOGIC_MESSAGE + load.handler)
+        + alone(load.rate, counts.logic) * costs.LOGIC_ALONE
+        + counts.logic * costs.PROCESS_IDLE
+        + counts.partitions * costs.LOGIC_IDLE,
         "dispatch": load.connects * costs.DISPATCH_SESSION
         + load.rate * costs.DISPATCH_MESSAGE
+        + alone(load.rate, counts.dispatch) * costs.DISPATCH_ALONE
         + max(0.0, pushes - load.rate) * costs.DISPATCH_PUSH
-        + beats * costs.DISPATCH_IDLE,
+        + counts.dispatch * costs.PROCESS_IDLE
+        + counts.partitions * costs.DISPATCH_IDLE
+        + beats * costs.DISPATCH_LINK,
         "redis": load.connects * costs.REDIS_SESSION
         + load.rate * costs.REDIS_MESSAGE
+        + alone(load.rate, counts.redis) * costs.REDIS_ALONE
+        + counts.partitions * costs.REDIS_IDLE
         + beats * costs.REDIS_BEAT,
-        "kafka": (load.connects * costs.KAFKA_SESSION + load.rate * costs.KAFKA_MESSAGE) * load.replication,
+        "kafka": load.replication
+        * (
+            load.connects * costs.KAFKA_SESSION
+            + load.rate * costs.KAFKA_MESSAGE
+            + requests * costs.KAFKA_ALONE
+        ),
     }
     return {role: value / 1e6 for role, value in micros.items()}
 

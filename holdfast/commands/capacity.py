@@ -139,7 +139,7 @@ The load is that of the busiest second, spread evenly.
 {load.headroom:.0%} of a core, of Redis's memory, of a node's {load.node_connections:,} connections stay free.
 Of each service {load.spare} may be gone.
 A process of ours and a Redis master have one core each.
-A message costs what it does at 5,000 a second: with fewer it costs more, but then there is CPU left.
+Of the messages that come to a process, {costs.TOGETHER:,.0f} a second come alone, and cost so much more.
 Partitions are 12 times a power of two, {CALM} or more for each process of logic, dispatch and Redis.
 Who gets a message is on as many nodes as possible, and reads it in time.
 A connection lasts {load.session:g} s, and the end of a session costs as much as its beginning.

@@ -5,6 +5,7 @@ import pytest
 
 from holdfast import records
 from holdfast.capacity import costs
+from holdfast.capacity.plan import Counts, Load, cores
 from loadtest import straight
 from loadtest.scaling import PICTURES, RECORD
 
@@ -64,6 +65,17 @@ def test_memory_is_what_was_measured():
     assert pytest.approx(connections[max(connections)], rel=0.3) == costs.REDIS_CONNECTION
     kib = recorded("connections", "KiB")
     assert pytest.approx(kib[max(kib)], rel=0.2) == costs.ACCESS_MEMORY
+
+
+@pytest.mark.parametrize("sweep", ["nodes", "partitions"])
+@pytest.mark.parametrize("role", ["access", "logic", "dispatch", "redis", "kafka"])
+def test_what_is_reckoned_is_what_was_measured(sweep, role):
+    """The sum of unit costs is within a factor of two of what the sweep's clusters spent on a message."""
+    load = Load(connections=2000, rate=2000.0, session=1e9, handler=0.0, replication=1)
+    for x, measured in recorded(sweep, f"message {role}").items():
+        nodes, partitions = (x, 12) if sweep == "nodes" else (1, x)
+        reckoned = cores(load, Counts(nodes, 1, 1, 1, partitions, 1))[role] / load.rate * 1e6
+        assert measured / 2 <= reckoned <= measured * 2, (x, measured, reckoned)
 
 
 def test_every_cost_has_a_source():

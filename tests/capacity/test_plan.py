@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import cli
-from holdfast.capacity.plan import LEAST, Counts, Load, checked, needs, plan, redis_bytes
+from holdfast.capacity.plan import LEAST, Counts, Load, checked, cores, needs, plan, redis_bytes
 
 PAGE = Path(__file__).parents[2] / "docs" / "capacity.md"
 
@@ -53,6 +53,29 @@ def test_more_of_an_input_never_needs_less(load, data):
     small, large = (one, two) if name in MORE else (two, one)
     pairs = zip(counts(load | {name: small}), counts(load | {name: large}), strict=True)
     assert all(few <= many for few, many in pairs), name
+
+
+SIZES = st.builds(Counts, *[st.integers(1, 2000)] * 6)
+
+
+@given(st.fixed_dictionaries(MORE | LESS), SIZES, SIZES)
+def test_a_larger_cluster_never_needs_less(load, one, two):
+    """What parts cost each other only adds: else the plan's search could pass by a smaller cluster."""
+    small, large = Counts(*map(min, one, two)), Counts(*map(max, one, two))
+    asked = checked(**load)
+    spent = cores(asked, large)
+    assert all(few <= spent[role] * (1 + 1e-9) for role, few in cores(asked, small).items())
+    assert all(few <= many for few, many in zip(needs(asked, small), needs(asked, large), strict=True))
+
+
+@given(st.fixed_dictionaries(MORE | LESS), SIZES, st.data())
+def test_more_to_do_never_costs_less(load, size, data):
+    """In one cluster, more of anything is no less CPU for any part."""
+    name = data.draw(st.sampled_from(["connections", "rate", "fan_out", "handler", "replication"]))
+    one, two = sorted((load[name], data.draw(MORE[name])))
+    more = cores(checked(**load | {name: two}), size)
+    less = cores(checked(**load | {name: one}), size)
+    assert all(0 <= less[role] <= more[role] * (1 + 1e-9) for role in less), name
 
 
 @given(st.fixed_dictionaries(MORE | LESS))

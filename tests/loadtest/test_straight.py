@@ -46,7 +46,7 @@ def test_one_point_is_no_line():
 def test_pictures_say_nothing_of_where_they_were_drawn(tmp_path):
     """The same record draws the same bytes: no date, no program, no path in them; and so in docs/pictures."""
     pytest.importorskip("matplotlib")
-    sweep = straight.Sweep("here", 1, 0.5, {10: {"delivery": 9.0}, 100: {"delivery": 7.0}})
+    sweep = straight.Sweep("here", {10: {"delivery": 9.0, "load": 3.0}, 100: {"delivery": 7.0}})
     record = straight.Record({"room": sweep})
     drawn = list(straight.draw(record, tmp_path))
     assert [path.name for path in drawn] == ["room.png", "room.svg"]
@@ -61,7 +61,7 @@ def test_pictures_say_nothing_of_where_they_were_drawn(tmp_path):
 
 def test_a_sweep_that_is_not_whole_is_shown(tmp_path):
     """One point, or a cost below the noise, leaves a gap in table and plot, not an error."""
-    record = straight.Record({"room": straight.Sweep("here", 1, 0.5, {10: {"delivery": -0.1}})})
+    record = straight.Record({"room": straight.Sweep("here", {10: {"delivery": -0.1}})})
     assert "| access for a delivery, µs |  |  |" in straight.tables(record)
     pytest.importorskip("matplotlib")
     assert len(list(straight.draw(record, tmp_path))) == 2
