@@ -14,7 +14,7 @@ from holdfast.log.port import Change, Query
 from .registry import older
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from holdfast.clock import Clock
     from holdfast.log.port import Membership, View
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .delivery import Delivery
     from .driver import Driver
+    from .durable import Durable
     from .reader import Reader
     from .registry import Channel, Registry
     from .routes import Routes
@@ -46,7 +47,7 @@ class Join:
 
     `automatic` ones begin at the stored cursor; `member`: only members may; `user`: the view is to have the
     user's groups; `floor`: where a membership began; `fresh`: it began just now, nothing after it
-    was seen.
+    was seen. `durable`: the offset that a store must have taken in for its "no" to count; None: not known.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Join:
         "channel",
         "done",
         "driver",
+        "durable",
         "floor",
         "fresh",
         "member",
@@ -84,6 +86,7 @@ class Join:
         self.member = member
         self.user = user
         self.floor = floor
+        self.durable: int | None = None
         self.done = False
 
 
@@ -97,6 +100,7 @@ class Joins:
         routes: Routes,
         reader: Reader,
         delivery: Delivery,
+        durable: Durable,
         clock: Clock,
         catch_up: int,
     ) -> None:
@@ -104,6 +108,7 @@ class Joins:
         self._routes = routes
         self._reader = reader
         self._delivery = delivery
+        self._durable = durable
         self._clock = clock
         self._catch_up = catch_up
 
@@ -152,8 +157,23 @@ class Joins:
             # It has lost writes and nobody has noticed yet: to begin there would show what was seen as new.
             self._clock.call_later(LOST_RETRY, functools.partial(self.read, join))
             return
+        if join.member and view.membership is None:
+            if join.durable is None:
+                self._durable.ask(functools.partial(self._reaches, join))
+                return
+            if view.position < join.durable:
+                self._clock.call_later(LOST_RETRY, functools.partial(self.read, join))
+                return
         self._delivery.placed(channel, view)
         join.call(join, view)
+
+    def _reaches(self, join: Join, ends: Mapping[int, tuple[int, int]] | None) -> None:
+        """Ask the store again, now that it is known what it must have taken in to say no."""
+        if ends is None:
+            self._clock.call_later(LOST_RETRY, functools.partial(self.read, join))
+        else:
+            join.durable = ends[join.channel.shard][1] - 1
+            self.read(join)
 
     def over(self, join: Join) -> None:
         """End a join, whatever came of it."""

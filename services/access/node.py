@@ -23,6 +23,7 @@ from .beat import Beat
 from .delivery import Delivery
 from .drain import drain_connections
 from .driver import Driver
+from .durable import Durable
 from .grants import granted, may_send, policy_of
 from .groups import Groups
 from .inflow import Inflow
@@ -102,11 +103,13 @@ class AccessNode:
         if parts.tracing is not None:
             self.traces = Traces(parts.tracing, self.registry, self.clock, name)
             self.delivery.traces = self.traces
+        self.durable = Durable(parts.bus, self.clock, self.metrics)
         self.joins = Joins(
             registry=self.registry,
             routes=self.routes,
             reader=self.reader,
             delivery=self.delivery,
+            durable=self.durable,
             clock=self.clock,
             catch_up=access.catch_up,
         )
@@ -208,6 +211,7 @@ class AccessNode:
         await self.produce.close()
         await self.inbound.stop()
         await self.outbound.stop()
+        self.durable.stop()
         self.wheel.stop()
         await self.beat.stop()
         self.link_server.close()

@@ -19,7 +19,7 @@ from .grants import policy_of
 from .sessions import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.protocol.frames import Connect
 
@@ -125,8 +125,8 @@ class Roster:
         if connecting is not None:
             self._forget_connecting(session.user, connecting)
             connecting.abandon()
-            self._untold.pop(session.id, None)
-            self._remove(session)
+            # Its entry may be there: until it is gone, whoever finds it is to tell its beginning, too.
+            self._remove(session, functools.partial(self._unheard, session.id))
             return
         self.count -= 1
         self._leaving[session.id] = session
@@ -137,9 +137,12 @@ class Roster:
         self._leaving.pop(session.id, None)
         self._remove(session)
 
-    def _remove(self, session: Session) -> None:
+    def _unheard(self, session: str) -> None:
+        self._untold.pop(session, None)
+
+    def _remove(self, session: Session, done: Callable[[], None] | None = None) -> None:
         self._node.routes.change(
-            self._node.registry.shard_of(session.inbox), Change("-s", session.user, session=session.id)
+            self._node.registry.shard_of(session.inbox), Change("-s", session.user, session=session.id), done
         )
 
     def refresh(self, driver: Driver, session: Session, token: str) -> None:

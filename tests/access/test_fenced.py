@@ -202,6 +202,28 @@ async def test_told() -> None:
         assert nodes.told[world.node.incarnation] > since
 
 
+async def test_told_of_who_gave_up() -> None:
+    """inv 6: a connect that was given up is not told as durable while its entry may be there."""
+    async with World() as world:
+        shard = world.node.registry.shard_of("user:ann")
+        told = world.store.shards[shard].nodes.told
+        await world.join("ann")
+        await world.clock.advance(2)
+        world.log.away = True
+        began = world.clock.now_ms()
+        ann = await world.open(tcp=True)
+        ann.send(t="connect", token=world.token("ann"), client="other")
+        await world.clock.advance(0.3)
+        ann.transport.abort()
+        await world.clock.advance(0.3)
+        assert world.node.roster.told() <= began + 300
+        await world.clock.advance(5)
+        assert world.node.roster.told() <= began + 300
+        world.log.away = False
+        await world.clock.advance(15)
+        assert told[world.node.incarnation] > began + 300
+
+
 # devices
 
 
