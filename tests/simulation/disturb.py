@@ -169,7 +169,7 @@ class Disturber:
 
     def _recreate(self, fault: Fault) -> None:
         world = self._world
-        number = int(fault.share * world.plan.partitions)
+        number = min(int(fault.share * world.plan.partitions), world.plan.partitions - 1)
         self._stopping.append(world.loop.spawn(world.loop.world, self._make_anew(number)))
 
     async def _make_anew(self, number: int) -> None:
