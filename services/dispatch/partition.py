@@ -355,6 +355,7 @@ class Partition:
             known=max(self._known, found.offset),
             now_ms=self._clock.now_ms(),
         )
+        first = self.carried.offset == NEW != last.offset
         self.carried = found if found.offset > last.offset else last
         self._known = max(self._known, self.carried.offset)
         self._limit = min(self._limit * 2, self._settings.fetch)
@@ -364,6 +365,8 @@ class Partition:
             self._remember()
             self._links.break_chains(self.number, "replayed")
             broken = True
+        elif first and not self._replaying:
+            self._remember()  # a generation of no record would be joined by any log
         if not self._replaying:
             self._told_upto = self.carried.offset
             self._links.push(self.number, self.generation, self._told_upto, taken.by_node)
