@@ -160,22 +160,10 @@ def _read_membership(findings: Findings, settings: Settings) -> None:
 
 def _build(settings: Settings, role: str) -> None:
     """Build a service and drop it. Raises Stop."""
-    from holdfast.clock import SystemClock  # noqa: PLC0415
-    from holdfast.network import TcpNetwork  # noqa: PLC0415
     from holdfast.observe.metrics import Metrics  # noqa: PLC0415
-    from holdfast.parts import Parts  # noqa: PLC0415
-    from holdfast.process import make_bus, make_directory, make_log  # noqa: PLC0415
+    from holdfast.process import make_parts  # noqa: PLC0415
     from holdfast.wiring import load_services  # noqa: PLC0415
 
     sys.path.insert(0, "")  # as a service does, for `module:name` in the current folder
-    metrics = Metrics()
-    parts = Parts(
-        settings=settings,
-        clock=SystemClock(),
-        network=TcpNetwork(),
-        bus=make_bus(settings, metrics),
-        log=make_log(settings, metrics),
-        directory=make_directory(settings, metrics),
-        metrics=metrics,
-    )
+    parts = make_parts(settings, Metrics())
     load_services(f"{role}.service").build(parts, "check", 0)
