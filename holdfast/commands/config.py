@@ -13,6 +13,7 @@ from holdfast.commands.findings import report
 from holdfast.commands.show import as_json, say, table
 from holdfast.doctor.finding import Findings
 from holdfast.errors import Stop
+from holdfast.membership.watchers import ROLES
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +26,6 @@ EXIT_WRONG: Final = 78
 """As services end that refuse their settings: EX_CONFIG of sysexits.h."""
 
 HIDDEN: Final = "(secret)"
-
-_ROLES: Final = ("access", "logic", "dispatch")
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -102,7 +101,7 @@ def _given(settings: Settings, path: str | None) -> Sequence[tuple[str, Any, str
 def look(settings: Settings) -> Sequence[Finding]:
     """Build what each service is built from, and judge what is allowed but hardly meant."""
     findings = Findings("settings")
-    for role in _ROLES:
+    for role in ROLES:
         try:
             _build(settings, role)
         except Stop as stop:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.bus.port import Record, Topic
-    from holdfast.commands.ports import Ports
+    from holdfast.parts import Parts
 
 MOST = 200
 """Records of one topic that speak of a message and are looked at, at most; the answer says where it cuts."""
@@ -47,7 +47,7 @@ class Step(msgspec.Struct):
     ts: int = 0
 
 
-async def of(ports: Ports, name: str, since: int, partitions: Mapping[str, Sequence[int]]) -> Sequence[Step]:
+async def of(ports: Parts, name: str, since: int, partitions: Mapping[str, Sequence[int]]) -> Sequence[Step]:
     """Return the traces of a message in the order of its way; empty where there is none.
 
     `partitions` may say which of a topic to read. Raises Retry.
@@ -79,7 +79,7 @@ async def of(ports: Ports, name: str, since: int, partitions: Mapping[str, Seque
 
 
 async def find(
-    ports: Ports, topic: Topic, name: str, since: int, partitions: Sequence[int] | None = None
+    ports: Parts, topic: Topic, name: str, since: int, partitions: Sequence[int] | None = None
 ) -> Sequence[Record]:
     """Return the records of a topic since a time (Unix ms) in whose value an id stands, MOST at most."""
     ends = await ports.bus.ends(topic)
@@ -149,7 +149,7 @@ def _steps_of_send(
     return [written, Step("logic", f"committed {committed}", "waits for logic", waits)]
 
 
-async def _steps_of_message(ports: Ports, record: Record, message: records.Message) -> list[Step]:
+async def _steps_of_message(ports: Parts, record: Record, message: records.Message) -> list[Step]:
     members = records.entry_members(message.body)
     shard = record.partition
     written = Step(
@@ -173,7 +173,7 @@ async def _steps_of_message(ports: Ports, record: Record, message: records.Messa
     return [written, applied, await _step_of_log(ports, shard, message.channel, members["id"])]
 
 
-async def _step_of_log(ports: Ports, shard: int, channel: str, name: str) -> Step:
+async def _step_of_log(ports: Parts, shard: int, channel: str, name: str) -> Step:
     """Look for a message among the newest of a channel."""
     sought = records.log_entry(0, b'"id":%b,' % msgspec.json.encode(name)).partition(b",")[2]
     before, looked = None, 0
