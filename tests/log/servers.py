@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis as Client
 
-from deploy.local.servers import Running, Unavailable, free_port, start_redis
-from tests.unavailable import without
+from deploy.local.servers import Running, free_port, start_redis
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +31,8 @@ class Servers:
     def start(self, *options: str) -> Running:
         directory = self._directory / str(len(self.running))
         directory.mkdir()
-        try:
+        with available():
             running = start_redis(directory, options=options)
-        except Unavailable as error:
-            without(error)
         if not running.ours:
             pytest.skip("HF_LOCAL_REDIS names a server that is not ours to stop")
         self.running.append(running)
