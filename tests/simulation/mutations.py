@@ -188,6 +188,27 @@ MUTATIONS: Final = (
         "if False:",
     ),
     Mutation(
+        7,
+        "access lets everything into a queue that is full",
+        "holdfast.bus.backlog:Backlog.check",
+        "if not self.full:",
+        "if True:",
+    ),
+    Mutation(
+        9,
+        "dispatch gives up what is not durable as its log is made anew",
+        "services.dispatch.partition:Partition._begin",
+        "if begun.unjoined else ()",
+        "if False else ()",
+    ),
+    Mutation(
+        9,
+        "an older state record that was written late stays the last one",
+        "services.dispatch.saver:Saver._remember",
+        "if self._clock.monotonic() >= self._doubt_until:",
+        "if True:",
+    ),
+    Mutation(
         9,
         "a revoked token's sessions go on",
         "services.access.groups:Groups._token",
