@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from deploy.local.talk import CountedNetwork
 from holdfast.client import Client
-from holdfast.network import TcpNetwork
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from deploy.local.balancer import Balancer
@@ -22,24 +21,6 @@ if TYPE_CHECKING:
 
 PER_ADDRESS = 30
 """Connections that an access node takes of one client address."""
-
-
-class _Network(TcpNetwork):
-    """Knows when its connections are closed: TLS says goodbye first, which takes a moment."""
-
-    def __init__(self) -> None:
-        self.sockets: list[Any] = []
-
-    async def connect(
-        self,
-        factory: Callable[[], asyncio.Protocol],
-        host: str,
-        port: int,
-        *,
-        ssl: ssl.SSLContext | None = None,
-    ) -> None:
-        transport, _ = await asyncio.get_running_loop().create_connection(factory, host, port, ssl=ssl)
-        self.sockets.append(transport.get_extra_info("socket"))
 
 
 class Talk:
@@ -93,7 +74,7 @@ class People:
         self.mark = uuid.uuid4().hex[:8]
         self._info: dict[str, Any] = json.loads((cluster.dir / "cluster.json").read_text())
         self._clients: list[Client] = []
-        self._network = _Network()
+        self._network = CountedNetwork()
         self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._info['api_key']}"})
 
     async def call(self, url: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -149,4 +130,4 @@ class People:
         """Close everything."""
         await asyncio.gather(*(client.close() for client in self._clients))
         await self._session.close()
-        await self.until(lambda: all(socket.fileno() < 0 for socket in self._network.sockets))
+        await self._network.closed()
