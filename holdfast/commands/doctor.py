@@ -12,6 +12,7 @@ from holdfast.commands.show import as_json, say
 from holdfast.doctor import kafka, machine, members, membership, redis, shards
 from holdfast.doctor.finding import Findings
 from holdfast.errors import Retry
+from holdfast.tls import health_client
 
 if TYPE_CHECKING:
     import argparse
@@ -85,4 +86,5 @@ async def _processes(ports: Ports, *, told: bool) -> Sequence[Finding]:
         findings.unknown("all", str(error))
         return findings.all
     missing = [role for role in ROLES if role not in {one.role for one in seen}]
-    return await members.look(seen, missing, ports.log.partitions, ports.clock)
+    trust = health_client(ports.settings.process)
+    return await members.look(seen, missing, ports.log.partitions, ports.clock, trust)
