@@ -22,8 +22,8 @@ from deploy.prometheus.api import query_range
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_COLOURS: Final = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#17becf", "#7f7f7f")
-_STATES: Final = {"pending": "#fdd0a2", "firing": "#d62728"}
+COLOURS: Final = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#17becf", "#7f7f7f")
+STATES: Final = {"pending": "#fdd0a2", "firing": "#d62728"}
 _COLUMN: Final = 46
 _HEIGHT: Final = 190
 _STEPS: Final = 120
@@ -110,7 +110,7 @@ def _alerts(told: list[Spell], span: tuple[float, float]) -> tuple[list[str], in
                 wide = max(place(spell.end) - place(spell.begin), 2.0)
                 parts.append(
                     f'<rect x="{place(spell.begin)}" y="{y + 1}" width="{wide:.1f}" height="12" '
-                    f'fill="{_STATES[spell.state]}"><title>{spell.state}</title></rect>'
+                    f'fill="{STATES[spell.state]}"><title>{spell.state}</title></rect>'
                 )
         y += 16
     return parts, y + 6
@@ -155,7 +155,7 @@ def _panel(
         wide = max(place(end, 0.0)[0] - across, 1.0)
         found.append(
             f'<rect x="{across}" y="{high}" width="{wide:.1f}" height="{low - high}" '
-            f'fill="{_STATES["firing"]}" opacity="0.08"/>'
+            f'fill="{STATES["firing"]}" opacity="0.08"/>'
         )
     found += _clock(span, lambda at: place(at, 0.0)[0], low + 13)
     for share in (0.0, 0.5, 1.0):
@@ -172,7 +172,7 @@ def _panel(
         )
     along = 6.0
     for number, line in enumerate(lines):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         found.append(f'<path d="{_path(line, place)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         name = escape(line.name or _number(line.points[-1][1], panel.unit))
         if along + 6.0 * len(name) < width:

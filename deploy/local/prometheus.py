@@ -56,11 +56,11 @@ def start_prometheus(
     for node in nodes:
         target = {
             "targets": [urlsplit(node["metrics"]).netloc],
-            "labels": {"namespace": "local", "pod": node["node"]},
+            "labels": {"namespace": "local", "pod": node["node"], "instance": node["node"]},
         }
         jobs.setdefault(f"holdfast-{node['role']}", []).append(target)
     if balancer:
-        target = {"targets": [balancer], "labels": {"namespace": "local", "pod": "haproxy"}}
+        target = {"targets": [balancer], "labels": {"namespace": "local", "instance": "haproxy"}}
         jobs["haproxy"] = [target]
     rules = directory / "holdfast.rules.yml"
     text = (_SHIPPED / rules.name).read_text()

@@ -30,6 +30,7 @@ def _none_up(role: str) -> str:
     return f'sum by (namespace) (up{{job="{job}"}}) == 0 or absent(up{{job="{job}"}})'
 
 
+# A series that is new is no increase to Prometheus: the first dead letter of a reason is counted besides.
 def _increase(metric: str, window: str = "10m") -> str:
     return _by(f"increase({metric}[{window}])") + " > 0"
 
@@ -189,8 +190,10 @@ ALERTS: Final = (
         "HoldfastDeadLetters",
         "ticket",
         "0m",
-        "sum by (namespace) (increase(holdfast_logic_dead_letters_total[10m])) > 0 "
-        "or sum by (namespace) (increase(holdfast_dispatch_dead_letters_total[10m])) > 0",
+        " or ".join(
+            f"{_increase(metric)} or {_by(f'{metric} unless {metric} offset 10m')} > 0"
+            for metric in ("holdfast_logic_dead_letters_total", "holdfast_dispatch_dead_letters_total")
+        ),
         "Messages were put into the dead letters.",
     ),
     Alert(
@@ -291,6 +294,13 @@ ALERTS: Final = (
         "histogram_quantile(0.99, sum by (namespace, le) "
         "(rate(holdfast_dispatch_apply_seconds_bucket[5m]))) > 0.1",
         "Applying a batch takes more than 100 ms at p99.",
+    ),
+    Alert(
+        "HoldfastMembershipFails",
+        "ticket",
+        "5m",
+        _by("rate(holdfast_directory_call_failed_total[2m])") + " > 0",
+        "Calls to the membership store fail: everything goes on, and nobody sees who comes or goes.",
     ),
     Alert(
         "HoldfastMembershipDisagrees",

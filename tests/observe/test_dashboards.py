@@ -34,6 +34,7 @@ TROUBLE = {
     "Dead letters",
     "Asked the log",
     "Failed",
+    "Failed calls to Consul",
     "Closes",
     "Unknown outcomes",
 }
