@@ -20,10 +20,9 @@ import jwt
 
 from holdfast.client import Client, Closed, OutcomeUnknown
 from holdfast.errors import Reject, Retry
-from holdfast.network import TcpNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 TYPE: Final = "chat.text"
 TOKEN_SECONDS: Final = 86_400
@@ -45,14 +44,12 @@ class Talk:
         self.got = [0] * users
         self.wrong: list[str] = []
         """What came that should not have, in words."""
-        self._network = CountedNetwork()
         self._clients = [
             Client(
                 urls[number % len(urls)],
                 token=_token(about["auth_secret"], f"talk{number}"),
                 backoff=(0.2, 2.0),
                 ssl=trusted,
-                network=self._network,
             )
             for number in range(users)
         ]
@@ -88,7 +85,6 @@ class Talk:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(client.close() for client in self._clients))
-        await self._network.closed()
 
     def _sent(self) -> list[int]:
         """Return how many messages each one is to get."""
@@ -116,33 +112,6 @@ class Talk:
                 self.wrong.append(f"talk{number} could not send: {error}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._still.wait(), self._pause)
-
-
-class CountedNetwork(TcpNetwork):
-    """Knows when its connections are closed: TLS says goodbye first, which takes a moment."""
-
-    def __init__(self) -> None:
-        self._open: list[Any] = []
-
-    async def connect(
-        self,
-        factory: Callable[[], asyncio.Protocol],
-        host: str,
-        port: int,
-        *,
-        ssl: ssl.SSLContext | None = None,
-    ) -> None:
-        """See `Network`."""
-        transport, _ = await asyncio.get_running_loop().create_connection(factory, host, port, ssl=ssl)
-        self._open = [one for one in self._open if one.fileno() >= 0]
-        self._open.append(transport.get_extra_info("socket"))
-
-    async def closed(self) -> None:
-        """Wait until all of them are, a few seconds at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(3.0):
-                while any(one.fileno() >= 0 for one in self._open):  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
 
 
 def _token(secret: str, user: str) -> str:

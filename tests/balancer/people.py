@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from deploy.local.talk import CountedNetwork
 from holdfast.client import Client
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ class People:
         self.mark = uuid.uuid4().hex[:8]
         self._info: dict[str, Any] = json.loads((cluster.dir / "cluster.json").read_text())
         self._clients: list[Client] = []
-        self._network = CountedNetwork()
         self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._info['api_key']}"})
 
     async def call(self, url: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -98,7 +96,6 @@ class People:
             token=await self.token(f"{who}-{self.mark}"),
             ssl=self.balancer.ssl,
             backoff=(0.05, 0.5),
-            network=self._network,
             **options,
         )
         self._clients.append(client)
@@ -130,4 +127,3 @@ class People:
         """Close everything."""
         await asyncio.gather(*(client.close() for client in self._clients))
         await self._session.close()
-        await self._network.closed()

@@ -187,7 +187,6 @@ async def people(cluster: Cluster) -> AsyncIterator[People]:
         yield made
         for client in made.clients:
             await client.close()
-        await asyncio.sleep(0.2)  # until TLS has said goodbye on both sides
 
 
 async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
