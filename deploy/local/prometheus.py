@@ -94,7 +94,7 @@ def _hurried(rules: str) -> str:
         seconds = int(found[1]) * {"m": 1, "h": 60}[found[2]]
         return f'for: "{max(seconds, 5) if seconds else 0}s"'
 
-    return re.sub(r'\bfor: "(\d+)([mh])"', shorter, rules)
+    return re.sub(r'for: "(\d+)([mh])"', shorter, rules)
 
 
 def start_alertmanager(directory: Path, receiver: str, *, port: int = 0) -> Running:

@@ -1,7 +1,8 @@
 """Every alert but those of the objectives. `docs/runbook.md` has a section for each, under its name.
 
-`page`: somebody gets up. `ticket`: somebody looks in working hours. Expressions are grouped by `namespace`,
-so that two installations in one Prometheus do not hide each other.
+`page`: somebody gets up. `ticket`: somebody looks in working hours. What pages for a rate waits longer than
+its window is: a failover of seconds, after which all is well, wakes nobody. Expressions are grouped by
+`namespace`, so that two installations in one Prometheus do not hide each other.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ JOBS: Final = {role: f"holdfast-{role}" for role in ("access", "logic", "dispatc
 
 
 class Alert(NamedTuple):
-    """One alert. `hold` is how long the expression must be true, as Prometheus writes durations."""
+    """One alert. `hold` is how long the expression must be true, as Prometheus writes durations.
+
+    It goes on firing for `linger` after its end: what follows from it, and is silenced by it, needs as long.
+    """
 
     name: str
     severity: Literal["page", "ticket"]
     hold: str
     expression: str
     summary: str
+    linger: str = ""
 
 
 def _by(expression: str, *labels: str) -> str:
@@ -38,7 +43,12 @@ def _increase(metric: str, window: str = "10m") -> str:
 ALERTS: Final = (
     # processes
     Alert(
-        "HoldfastNoAccess", "page", "1m", _none_up("access"), "No access node answers: nobody can connect."
+        "HoldfastNoAccess",
+        "page",
+        "1m",
+        _none_up("access"),
+        "No access node answers: nobody can connect.",
+        linger="5m",
     ),
     Alert(
         "HoldfastNoLogic",
@@ -46,6 +56,7 @@ ALERTS: Final = (
         "1m",
         _none_up("logic"),
         "No logic process answers: sends are acked but not handled, and the HTTP API is away.",
+        linger="5m",
     ),
     Alert(
         "HoldfastNoDispatch",
@@ -53,6 +64,7 @@ ALERTS: Final = (
         "1m",
         _none_up("dispatch"),
         "No dispatcher answers: what is published waits in Kafka.",
+        linger="5m",
     ),
     Alert(
         "HoldfastProcessDown",
@@ -151,7 +163,7 @@ ALERTS: Final = (
     Alert(
         "HoldfastDeliveryPolls",
         "page",
-        "2m",
+        "3m",
         _by('rate(holdfast_access_polls_total{why="quiet"}[2m])') + " > 0.5",
         "Access nodes hear nothing of some partitions, and ask Redis once a second instead.",
     ),
@@ -260,15 +272,15 @@ ALERTS: Final = (
     Alert(
         "HoldfastKafkaWritesFail",
         "page",
-        "2m",
-        _by("rate(holdfast_bus_produce_failed_total[5m])", "topic") + " > 0",
+        "3m",
+        _by("rate(holdfast_bus_produce_failed_total[2m])", "topic") + " > 0",
         "Records to {{ $labels.topic }} have unknown outcomes: Kafka does not answer in time.",
     ),
     Alert(
         "HoldfastKafkaBufferFull",
         "page",
-        "1m",
-        _by("rate(holdfast_bus_buffer_full_total[5m])") + " > 0",
+        "3m",
+        _by("rate(holdfast_bus_buffer_full_total[2m])") + " > 0",
         "Producers refuse records because Kafka takes them too slowly.",
     ),
     Alert(
@@ -281,10 +293,10 @@ ALERTS: Final = (
     Alert(
         "HoldfastRedisFails",
         "page",
-        "2m",
-        _by("rate(holdfast_log_call_failed_total[5m])")
+        "3m",
+        _by("rate(holdfast_log_call_failed_total[2m])")
         + " > 0.01 * "
-        + _by("rate(holdfast_log_call_seconds_count[5m])"),
+        + _by("rate(holdfast_log_call_seconds_count[2m])"),
         "More than 1 % of the calls to Redis fail.",
     ),
     Alert(
