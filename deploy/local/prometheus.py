@@ -47,7 +47,7 @@ def start_prometheus(
     """Return a Prometheus that scrapes `nodes`, as cluster.json describes them. Raises Unavailable.
 
     `alertmanager` is the host:port that gets its alerts, `balancer` where HAProxy tells of itself. In a
-    `hurry`, alerts wait as many seconds before they fire as the shipped ones wait minutes, but 5 at least.
+    `hurry`, alerts wait as many seconds before they fire as the shipped ones wait minutes, but 10 at least.
     """
     program = find_prometheus()
     directory = directory.resolve()
@@ -87,12 +87,12 @@ def start_prometheus(
 def _hurried(rules: str) -> str:
     """Return rules that wait for seconds where they waited for minutes.
 
-    Not less than 5, in which all processes are scraped for the first time.
+    Not less than 10: Prometheus takes over 5 until it has asked all processes for the first time.
     """
 
     def shorter(found: re.Match[str]) -> str:
         seconds = int(found[1]) * {"m": 1, "h": 60}[found[2]]
-        return f'for: "{max(seconds, 5) if seconds else 0}s"'
+        return f'for: "{max(seconds, 10) if seconds else 0}s"'
 
     return re.sub(r'for: "(\d+)([mh])"', shorter, rules)
 

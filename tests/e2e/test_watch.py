@@ -77,7 +77,7 @@ async def test_a_killed_access_node_is_told_of_and_mended(
     talk = Talk(about, users=12, rate=5.0)
     await talk.start()
     await asyncio.to_thread(_until_scraped, (tmp_path / "watch.txt").read_text(), len(about["nodes"]))
-    before = (tmp_path / "watch.txt").read_text()  # on a busy machine, all seem to be down until first asked
+    before = (tmp_path / "watch.txt").read_text()
     os.kill(next(node["pid"] for node in about["nodes"] if node["node"] == "access-0"), signal.SIGKILL)
     await commands["cluster"].says("access-0 has ended", 10)
     line = await commands["watch"].says("ticket firing +HoldfastProcessDown", 30)
