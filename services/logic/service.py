@@ -158,7 +158,9 @@ class Service:
         assert serve is not None
         port = port + self._number if port else 0
         try:
-            self._server = await self._parts.network.listen(connections(serve), process.host, port)
+            self._server = await self._parts.network.listen(
+                connections(serve, self._parts.metrics), process.host, port
+            )
         except OSError as error:
             raise Stop(f"api.port (HOLDFAST_API_PORT): cannot listen on {port}: {error.strerror}") from error
 
