@@ -162,7 +162,7 @@ class Service:
         try:
             secure = self._trust.context if self._trust is not None else None
             self._server = await self._parts.network.listen(
-                connections(serve), process.host, port, ssl=secure
+                connections(serve, self._parts.metrics), process.host, port, ssl=secure
             )
         except OSError as error:
             raise Stop(f"api.port (HOLDFAST_API_PORT): cannot listen on {port}: {error.strerror}") from error

@@ -95,6 +95,7 @@ def test_a_killed_dispatcher_wakes_somebody_until_it_is_back(
             time.sleep(0.1)
         assert "HoldfastDeliveryPolls" not in {each.name for each in got.all}
         watched.restart("dispatch-0")
+        # What followed from it looks back further, and may be told for a moment from here on.
         got.until("pages", "HoldfastNoDispatch", "resolved", 40)
 
 
