@@ -189,16 +189,16 @@ async def _run(
         return waiting_for if service is None or waiting_for else service.problems()
 
     port = settings.process.metrics_port
-    health = HealthServer(settings.process.host, port + number if port else 0, metrics, problems)
+    shown = tls.health_server(settings.process)
+    health = HealthServer(settings.process.host, port + number if port else 0, metrics, problems, shown)
     try:
         await health.start()
     except OSError as error:
         print(f"holdfast {role}: process.metrics_port {port + number}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return EXIT_SETTINGS
 
-    parts = dataclasses.replace(
-        parts, metrics_address=f"{settings.process.advertise or settings.process.host}:{health.port}"
-    )
+    where = f"{settings.process.advertise or settings.process.host}:{health.port}"
+    parts = dataclasses.replace(parts, metrics_address=where if shown is None else f"https://{where}")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

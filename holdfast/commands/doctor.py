@@ -13,6 +13,7 @@ from holdfast.doctor import kafka, machine, members, membership, redis, shards
 from holdfast.doctor.finding import Findings
 from holdfast.errors import Retry
 from holdfast.membership.watchers import ROLES
+from holdfast.tls import health_client
 
 if TYPE_CHECKING:
     import argparse
@@ -87,4 +88,5 @@ async def _processes(ports: Parts, *, told: bool) -> Sequence[Finding]:
         findings.unknown("all", str(error))
         return findings.all
     missing = [role for role in ROLES if role not in {one.role for one in seen}]
-    return await members.look(seen, missing, ports.log.partitions, ports.clock)
+    trust = health_client(ports.settings.process)
+    return await members.look(seen, missing, ports.log.partitions, ports.clock, trust)
