@@ -97,7 +97,7 @@ def _alerts(told: list[Spell], span: tuple[float, float]) -> tuple[list[str], in
     def place(at: float) -> float:
         return round(left + (at - span[0]) / (span[1] - span[0]) * (right - left), 1)
 
-    names = list(dict.fromkeys(spell.name for spell in told))
+    names = list(dict.fromkeys(spell.label for spell in told))
     if not names:
         return ['<text x="8" y="48" fill="#666">No alert was pending or fired.</text>'], y + 22
     parts = ['<text x="8" y="48" font-weight="bold">Alerts</text>', *_clock(span, place, 48)]
@@ -106,7 +106,7 @@ def _alerts(told: list[Spell], span: tuple[float, float]) -> tuple[list[str], in
         parts.append(f'<text x="8" y="{y + 11}">{escape(name)}</text>')
         parts.append(f'<path d="M{left} {y + 7}H{right}" stroke="#eee"/>')
         for spell in told:
-            if spell.name == name:
+            if spell.label == name:
                 wide = max(place(spell.end) - place(spell.begin), 2.0)
                 parts.append(
                     f'<rect x="{place(spell.begin)}" y="{y + 1}" width="{wide:.1f}" height="12" '

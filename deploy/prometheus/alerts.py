@@ -163,8 +163,8 @@ ALERTS: Final = (
     Alert(
         "HoldfastDeliveryPolls",
         "page",
-        "3m",
-        _by('rate(holdfast_access_polls_total{why="quiet"}[2m])') + " > 0.5",
+        "2m",
+        _by('rate(holdfast_access_polls_total{why="quiet"}[90s])') + " > 0.5",
         "Access nodes hear nothing of some partitions, and ask Redis once a second instead.",
     ),
     # logic
@@ -272,15 +272,15 @@ ALERTS: Final = (
     Alert(
         "HoldfastKafkaWritesFail",
         "page",
-        "3m",
-        _by("rate(holdfast_bus_produce_failed_total[2m])", "topic") + " > 0",
+        "2m",
+        _by("rate(holdfast_bus_produce_failed_total[90s])", "topic") + " > 0",
         "Records to {{ $labels.topic }} have unknown outcomes: Kafka does not answer in time.",
     ),
     Alert(
         "HoldfastKafkaBufferFull",
         "page",
-        "3m",
-        _by("rate(holdfast_bus_buffer_full_total[2m])") + " > 0",
+        "2m",
+        _by("rate(holdfast_bus_buffer_full_total[90s])") + " > 0",
         "Producers refuse records because Kafka takes them too slowly.",
     ),
     Alert(
@@ -293,10 +293,10 @@ ALERTS: Final = (
     Alert(
         "HoldfastRedisFails",
         "page",
-        "3m",
-        _by("rate(holdfast_log_call_failed_total[2m])")
+        "2m",
+        _by("rate(holdfast_log_call_failed_total[90s])")
         + " > 0.01 * "
-        + _by("rate(holdfast_log_call_seconds_count[2m])"),
+        + _by("rate(holdfast_log_call_seconds_count[90s])"),
         "More than 1 % of the calls to Redis fail.",
     ),
     Alert(

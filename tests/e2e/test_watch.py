@@ -116,4 +116,4 @@ def _drawn(picture: Path) -> bool:
     if not picture.exists():
         return False
     text = picture.read_text()
-    return ">HoldfastProcessDown</text>" in text and "<title>firing</title>" in text
+    return ">HoldfastProcessDown (ticket)</text>" in text and "<title>firing</title>" in text
