@@ -196,20 +196,6 @@ MUTATIONS: Final = (
     ),
     Mutation(
         9,
-        "dispatch gives up what is not durable as its log is made anew",
-        "services.dispatch.partition:Partition._begin",
-        "if begun.unjoined else ()",
-        "if False else ()",
-    ),
-    Mutation(
-        9,
-        "an older state record that was written late stays the last one",
-        "services.dispatch.saver:Saver._remember",
-        "if self._clock.monotonic() >= self._doubt_until:",
-        "if True:",
-    ),
-    Mutation(
-        9,
         "a revoked token's sessions go on",
         "services.access.groups:Groups._token",
         "if view.revoked:",
