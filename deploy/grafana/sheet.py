@@ -73,7 +73,7 @@ def sheet(
             ]
             _panel(axes[-1], panel, found, failure[0])
         for each in axes:
-            each.axvspan(0.0, failure[1] - failure[0], color="#000000", alpha=0.07, linewidth=0)
+            each.axvspan(0.0, failure[1] - failure[0], color="#000000", alpha=0.07, linewidth=0, zorder=0)
             each.set_xlim(span[0] - failure[0], span[1] - failure[0])
         for each in axes[-min(len(panels), _COLUMNS) :]:
             each.set_xlabel("seconds since the failure began", color="#666666")
