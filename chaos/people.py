@@ -61,6 +61,7 @@ class World:
         api_key: str,
         auth: Auth,
         random: Random,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.ledger = ledger
         self.note = note
@@ -70,7 +71,10 @@ class World:
         self.api_key = api_key
         self.auth = auth
         self.random = random
+        self.tls = tls
         self.going = True
+        self.connects: list[tuple[float, str]] = []
+        """When somebody was connected, in seconds since the start, and to which node."""
 
     def token(self, user: str) -> str:
         """Return a token."""
@@ -167,6 +171,7 @@ class Person:
             backoff=(0.2, 2.0),
             attempt=5.0,
             network=NarrowNetwork() if self.slow else None,
+            ssl=world.tls,
         )
         name = f"{self.user}.{self._programs}"
 
@@ -179,6 +184,7 @@ class Person:
         @client.on("connected")
         def connected(frame: Any) -> None:
             world.note(f"{name}: connected to {frame.node} as {frame.session}")
+            world.connects.append((ledger.now(), frame.node))
             self.connection = frame
             for channel, state in frame.channels.items():
                 self._stands(channel, state.epoch, state.seq)
