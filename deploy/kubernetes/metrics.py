@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 GROUP: Final = "custom.metrics.k8s.io"
 VERSION: Final = "v1beta2"
 PORT: Final = 6444
-_METRIC: Final = "holdfast_access_sessions"
-_LINE: Final = re.compile(rf"^{_METRIC}(?:\{{.*\}})? ([0-9.e+]+)$", re.MULTILINE)
-_PATH: Final = re.compile(rf"/apis/{GROUP}/{VERSION}/namespaces/([^/]+)/pods/\*/{_METRIC}")
+METRIC: Final = "holdfast_access_sessions"
+_LINE: Final = re.compile(rf"^{METRIC}(?:\{{.*\}})? ([0-9.e+]+)$", re.MULTILINE)
+_PATH: Final = re.compile(rf"/apis/{GROUP}/{VERSION}/namespaces/([^/]+)/pods/\*/{METRIC}")
 
 
 def serve(api: Api, certificate: Path) -> None:
@@ -95,7 +95,7 @@ _RESOURCES: Final[Object] = {
     "groupVersion": f"{GROUP}/{VERSION}",
     "resources": [
         {
-            "name": f"pods/{_METRIC}",
+            "name": f"pods/{METRIC}",
             "singularName": "",
             "namespaced": True,
             "kind": "MetricValueList",
@@ -122,7 +122,7 @@ def _values(api: Api, namespace: str, query: dict[str, list[str]]) -> Object:
                     "namespace": namespace,
                     "name": name,
                 },
-                "metric": {"name": _METRIC},
+                "metric": {"name": METRIC},
                 "timestamp": now,
                 "value": str(value),
             }

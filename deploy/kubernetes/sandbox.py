@@ -25,7 +25,7 @@ OUTSIDE: Final = "10.200.0.2"
 GROUP: Final = "holdfast-k8s"
 """The control group above those of all containers."""
 
-_GROUPS: Final = Path("/sys/fs/cgroup")
+GROUPS: Final = Path("/sys/fs/cgroup")
 _ENTER: Final = (
     *("setpriv", "--pdeathsig", "KILL"),  # not even SIGKILL to us leaves anything behind
     *("unshare", "--mount", "--net", "--pid", "--ipc", "--uts"),
@@ -56,7 +56,7 @@ _SYSCTLS: Final = {
 }
 
 
-def run_inside(command: Sequence[str]) -> int:
+def run_inside(command: Sequence[str], group: str = GROUP) -> int:
     """Run a command in new namespaces, and return how it ended; leave nothing behind.
 
     Raises Unavailable where we are not root, or must not make namespaces.
@@ -73,7 +73,7 @@ def run_inside(command: Sequence[str]) -> int:
     finally:
         process.kill()
         process.wait()
-        _remove_groups()
+        remove_groups(group)
 
 
 def set_up() -> None:
@@ -95,22 +95,23 @@ def use_names(server: str) -> None:
     subprocess.run(["mount", "--bind", str(file), "/etc/resolv.conf"], check=True)
 
 
-def left_behind() -> list[str]:
+def left_behind(group: str = GROUP) -> list[str]:
     """Return what there is of ours outside of namespaces: control groups."""
-    return [str(path) for path in _our_groups()]
+    return [str(path) for path in _our_groups(group)]
 
 
-def _our_groups() -> Iterator[Path]:
-    for place in (_GROUPS, *_GROUPS.glob("*/")):
-        if (place / GROUP).is_dir():
-            yield place / GROUP
+def _our_groups(group: str) -> Iterator[Path]:
+    for place in (GROUPS, *GROUPS.glob("*/")):
+        if (place / group).is_dir():
+            yield place / group
 
 
-def _remove_groups() -> None:
+def remove_groups(group: str) -> None:
+    """Remove the control groups of that name and all below them, once their processes have ended."""
     until = time.monotonic() + 10.0
-    while (groups := list(_our_groups())) and time.monotonic() < until:
-        for group in groups:
-            for folder, _, _ in os.walk(group, topdown=False):
+    while (there := list(_our_groups(group))) and time.monotonic() < until:
+        for place in there:
+            for folder, _, _ in os.walk(place, topdown=False):
                 with contextlib.suppress(OSError):  # its processes are still ending
                     os.rmdir(folder)  # noqa: PTH106
         time.sleep(0.1)

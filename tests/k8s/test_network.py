@@ -25,7 +25,8 @@ ARCHITECTURE: set[Arrow] = {
 }
 BALANCER: set[Arrow] = {
     *((who, "holdfast-balancer", port) for who in ("world", *STORES) for port in (10443, 10444)),
-    *((who, "holdfast-balancer", port) for who in ("company", "prometheus", "keda") for port in (10443, 10444)),
+    *((who, "holdfast-balancer", port) for who in ("company", "prometheus") for port in (10443, 10444)),
+    *(("keda", "holdfast-balancer", port) for port in (10443, 10444)),
     ("company", "holdfast-balancer", 10445),
     ("prometheus", "holdfast-balancer", 8404),
     ("holdfast-balancer", "holdfast-access", 8000),

@@ -96,6 +96,12 @@ class Cluster:
             if "deletionTimestamp" not in pod["metadata"] and _is(pod, "Ready")
         ]
 
+    def sessions(self) -> dict[str, int]:
+        """Return the connections of access pods, as scalers are told of them."""
+        path = f"/apis/{metrics.GROUP}/{metrics.VERSION}/namespaces/{SPACE}/pods/*/{metrics.METRIC}"
+        found = self.api.get(f"{path}?labelSelector=app.kubernetes.io/name=holdfast-access")["items"]
+        return {item["describedObject"]["name"]: int(item["value"]) for item in found}
+
     # doing
 
     def release(self, role: str, tag: str) -> None:

@@ -22,14 +22,14 @@ from holdfast.settings import Auth
 from tests.k8s.e2e.cluster import API, SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tests.k8s.e2e.cluster import Cluster
 
 TALKING: Final = 12
-LISTENING: Final = 88
-MORE: Final = 80
+LISTENING: Final = 188
+MORE: Final = 120
 """Who comes later, for the scaler to see."""
 QUIET: Final = 60.0
 SPREAD: Final = 1.0
@@ -48,7 +48,7 @@ class Load:
         self.world = World(
             ledger=self.ledger,
             note=self.note,
-            urls=[f"wss://{OUTSIDE}/ws"] * 3 + [f"tcps://{OUTSIDE}:8443"],
+            urls=[f"wss://{OUTSIDE}/ws"] * 7 + [f"tcps://{OUTSIDE}:8443"],
             narrow=[],
             apis=[f"https://{API}"],
             api_key=secrets["HOLDFAST_API_KEYS"],
@@ -131,10 +131,10 @@ class Load:
         await self.caller.end()
         self._notes.close()
 
-    def most_connects(self, since: float, seconds: float) -> int:
-        """Return how many clients came within any so many seconds since a time."""
-        times = sorted(at for at, _ in self.world.connects if at >= since)
-        return max((bisect_right(times, at + seconds) - index for index, at in enumerate(times)), default=0)
+    def most_connects(self, since: float, seconds: float, scheme: str = "") -> int:
+        """Return how many clients came within any so many seconds since a time, by a carrier or by all."""
+        found = self.world.connects
+        return most_within([at for at, url in found if at >= since and url.startswith(scheme)], seconds)
 
     def connects(self, since: float) -> int:
         """Return how many clients came since a time."""
@@ -154,7 +154,7 @@ class Load:
         return all(person.connection is not None for person in self.people)
 
     def _listener(self, number: int) -> Person:
-        return Person(self.world, f"listener-{number}", [], rooms=[CROWD] if number % 4 == 0 else [])
+        return Person(self.world, f"listener-{number}", [], rooms=[CROWD] if number % 8 == 0 else [])
 
     async def _come(self, people: list[Person]) -> None:
         self.people += people
@@ -169,6 +169,12 @@ class Load:
 
     def _complete(self) -> bool:
         return not self.ledger.open() and next(self.ledger.missing(), None) is None
+
+
+def most_within(times: Sequence[float], seconds: float) -> int:
+    """Return how many of some times are within any span of so many seconds."""
+    times = sorted(times)
+    return max((bisect_right(times, at + seconds) - index for index, at in enumerate(times)), default=0)
 
 
 def _secrets(cluster: Cluster) -> dict[str, str]:
