@@ -48,6 +48,8 @@ def main() -> int:
     except Unavailable as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _outside(options: argparse.Namespace, folder: Path) -> int:

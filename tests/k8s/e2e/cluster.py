@@ -100,7 +100,20 @@ class Cluster:
         """Return the connections of access pods, as scalers are told of them."""
         path = f"/apis/{metrics.GROUP}/{metrics.VERSION}/namespaces/{SPACE}/pods/*/{metrics.METRIC}"
         found = self.api.get(f"{path}?labelSelector=app.kubernetes.io/name=holdfast-access")["items"]
-        return {item["describedObject"]["name"]: int(item["value"]) for item in found}
+        return {item["describedObject"]["name"]: int(quantity(item["value"])) for item in found}
+
+    def lag_limit(self, role: str) -> int:
+        """Return the lag for each pod of a service from which on KEDA wants more."""
+        path = f"/apis/keda.sh/v1alpha1/namespaces/{SPACE}/scaledobjects/holdfast-{role}"
+        return int(self.api.get(path)["spec"]["triggers"][0]["metadata"]["lagThreshold"])
+
+    def lag(self, role: str) -> int:
+        """Return the lag for each pod of a service, as KEDA told it last; 0 while it has not."""
+        path = f"/apis/autoscaling/v2/namespaces/{SPACE}/horizontalpodautoscalers/keda-hpa-holdfast-{role}"
+        for metric in self.api.get(path)["status"].get("currentMetrics") or ():
+            if metric["type"] == "External":
+                return int(quantity(metric["external"]["current"]["averageValue"]))
+        return 0
 
     # doing
 
@@ -184,6 +197,12 @@ def whole(deployment: Object) -> bool:
     counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")]
     current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
     return current and counts == [wanted] * 3
+
+
+def quantity(text: str) -> float:
+    """Return the number that Kubernetes writes as `1500m` or `2k`."""
+    unit = {"m": 0.001, "k": 1000.0}.get(text[-1], 0.0)
+    return float(text[:-1]) * unit if unit else float(text)
 
 
 def _is(pod: Object, condition: str) -> bool:
