@@ -73,8 +73,8 @@ class World:
         self.random = random
         self.tls = tls
         self.going = True
-        self.connects: list[tuple[float, str]] = []
-        """When somebody was connected, in seconds since the start, and by which address."""
+        self.connects: list[float] = []
+        """When somebody was connected, in seconds since the start."""
 
     def token(self, user: str) -> str:
         """Return a token."""
@@ -162,9 +162,8 @@ class Person:
     def _program(self) -> Client:
         world, view, ledger = self.world, self.view, self.world.ledger
         self._programs += 1
-        url = world.random.choice(world.narrow if self.slow else world.urls)
         client = Client(
-            url,
+            world.random.choice(world.narrow if self.slow else world.urls),
             token=lambda: world.token(self.user),
             client=f"{self.user}.{self._programs}",
             resume={channel: Position(epoch, seq) for channel, (epoch, seq) in view.place.items()},
@@ -185,7 +184,7 @@ class Person:
         @client.on("connected")
         def connected(frame: Any) -> None:
             world.note(f"{name}: connected to {frame.node} as {frame.session}")
-            world.connects.append((ledger.now(), url))
+            world.connects.append(ledger.now())
             self.connection = frame
             for channel, state in frame.channels.items():
                 self._stands(channel, state.epoch, state.seq)

@@ -131,14 +131,13 @@ class Load:
         await self.caller.end()
         self._notes.close()
 
-    def most_connects(self, since: float, seconds: float, scheme: str = "") -> int:
-        """Return how many clients came within any so many seconds since a time, by a carrier or by all."""
-        found = self.world.connects
-        return most_within([at for at, url in found if at >= since and url.startswith(scheme)], seconds)
+    def most_connects(self, since: float, seconds: float) -> int:
+        """Return how many clients came within any so many seconds since a time."""
+        return most_within([at for at in self.world.connects if at >= since], seconds)
 
     def connects(self, since: float) -> int:
         """Return how many clients came since a time."""
-        return sum(at >= since for at, _ in self.world.connects)
+        return sum(at >= since for at in self.world.connects)
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> float:
         """Wait until something holds, asked in a thread; return the seconds. Raises TimeoutError."""

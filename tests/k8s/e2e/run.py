@@ -107,9 +107,9 @@ class Run:
             if role == "access":
                 await self.load.until(self.load.all_here, 60.0)
                 limit = await asyncio.to_thread(self._accepts)
-                most = self.load.most_connects(begin, BRIEF, "wss:")
+                most = self.load.most_connects(begin, BRIEF)
                 bound = int(limit * (BRIEF + 1.0))  # HAProxy takes those of one second at once
-                what = f"by WebSocket, in any {BRIEF:.0f} s: at most {bound} (HAProxy: {limit} a second)"
+                what = f"reconnects in any {BRIEF:.0f} s: at most {bound} (HAProxy: {limit} a second)"
                 self.claims.claim("kill access", what, most, 0 < most <= bound)
 
     async def _drain(self) -> None:
