@@ -62,6 +62,8 @@ class World:
         auth: Auth,
         random: Random,
         tls: ssl.SSLContext | None = None,
+        backoff: tuple[float, float] = (0.2, 2.0),
+        attempt: float = 5.0,
     ) -> None:
         self.ledger = ledger
         self.note = note
@@ -72,6 +74,8 @@ class World:
         self.auth = auth
         self.random = random
         self.tls = tls
+        self.backoff = backoff
+        self.attempt = attempt
         self.going = True
         self.connects: list[float] = []
         """When somebody was connected, in seconds since the start."""
@@ -168,8 +172,8 @@ class Person:
             client=f"{self.user}.{self._programs}",
             resume={channel: Position(epoch, seq) for channel, (epoch, seq) in view.place.items()},
             queue=10 if self.slow else 1000,
-            backoff=(0.2, 2.0),
-            attempt=5.0,
+            backoff=world.backoff,
+            attempt=world.attempt,
             network=NarrowNetwork() if self.slow else None,
             ssl=world.tls,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deploy.kubernetes.api import until
 from deploy.kubernetes.images import PAUSE
-from deploy.kubernetes.sandbox import GROUP, NODE, use_names
+from deploy.kubernetes.sandbox import NODE, use_names
 from deploy.local import cache
 from deploy.local.process import Running, Unavailable
 from deploy.tools import golang
@@ -156,7 +156,6 @@ class Node:
                 "authorization": {"mode": "AlwaysAllow"},
                 "containerRuntimeEndpoint": f"unix://{SOCKET}",
                 "cgroupDriver": "cgroupfs",
-                "cgroupRoot": f"/{GROUP}",
                 # What a machine without all rights, or with the older control groups, can do.
                 "failCgroupV1": False,
                 "cgroupsPerQOS": False,

@@ -22,8 +22,8 @@ NODE: Final = "10.200.0.1"
 """The address of the machine, as the cluster knows it."""
 OUTSIDE: Final = "10.200.0.2"
 """The address under which the world finds the balancer: nothing has it but kube-proxy's rules."""
-GROUP: Final = "holdfast-k8s"
-"""The control group above those of all containers."""
+GROUP: Final = "k8s.io"
+"""The control group that containerd makes those of containers in, where the kubelet names none."""
 
 GROUPS: Final = Path("/sys/fs/cgroup")
 _ENTER: Final = (
@@ -100,14 +100,25 @@ def left_behind(group: str = GROUP) -> list[str]:
     return [str(path) for path in _our_groups(group)]
 
 
+def _hierarchies() -> list[Path]:
+    """Return where control groups begin: one place, or, of the older kind, one for each controller."""
+    older = [path for path in GROUPS.iterdir() if path.is_dir() and (path / "cgroup.procs").exists()]
+    return (
+        [GROUPS] if (GROUPS / "cgroup.procs").exists() else [path for path in older if not path.is_symlink()]
+    )
+
+
 def _our_groups(group: str) -> Iterator[Path]:
-    for place in (GROUPS, *GROUPS.glob("*/")):
+    for place in _hierarchies():
         if (place / group).is_dir():
             yield place / group
 
 
 def remove_groups(group: str) -> None:
-    """Remove the control groups of that name and all below them, once their processes have ended."""
+    """Remove the control groups of that name and all below them, once their processes have ended.
+
+    What others have in them (a containerd of this machine's) stays: the kernel keeps groups with processes.
+    """
     until = time.monotonic() + 10.0
     while (there := list(_our_groups(group))) and time.monotonic() < until:
         for place in there:

@@ -55,6 +55,8 @@ class Load:
             auth=Auth(secrets=(secrets["HOLDFAST_AUTH_SECRETS"],)),
             random=Random(seed),
             tls=tls,
+            backoff=(0.5, 30.0),  # as the client library is shipped: who gives up early takes others' turns
+            attempt=10.0,
         )
         self.caller = Caller(self.world)
         self.people: list[Person] = []
@@ -159,7 +161,7 @@ class Load:
         self.people += people
         for person in people:
             person.start()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)  # no storm yet
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(60.0):
                 await asyncio.gather(*(person.ready.wait() for person in people))
