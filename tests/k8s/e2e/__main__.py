@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import uvloop
 
@@ -25,7 +25,18 @@ from deploy.tools import golang
 from tests.k8s.e2e.cluster import Cluster
 from tests.k8s.e2e.run import Run
 
-RELEASES = ("one", "two")
+RELEASES: Final = ("one", "two")
+_CONTROL: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_KUBERNETES: Final = (*_CONTROL, "kubelet", "kube-proxy", "kubectl")
+_CONTAINERD: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
+_KEDA: Final = ("operator", "adapter")
+_BULKY: Final = (
+    "node/containerd",
+    "node/kubelet",
+    "plane/etcd",
+    *(f"holdfast-{tag}.tar" for tag in RELEASES),
+)
+"""What a run leaves in its folder that nobody reads."""
 
 
 def main() -> int:
@@ -57,28 +68,28 @@ def _outside(options: argparse.Namespace, folder: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _say("building what is not in the cache")
-    for name in (
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-        "kubelet",
-        "kube-proxy",
-        "kubectl",
-    ):
-        golang.kubernetes(name)
-    for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
-        golang.containerd(name)
-    golang.etcd(), golang.coredns(), golang.metrics_server(), golang.keda_definitions()
-    if not options.without_keda:
-        golang.keda("operator"), golang.keda("adapter")
+    _build(keda=not options.without_keda)
     node.need_packages()
     images.archives(folder, RELEASES)
     _say(f"{time.monotonic() - begin:.0f} s for programs and images")
     code = sandbox.run_inside([sys.executable, "-m", "tests.k8s.e2e", "--inside", *sys.argv[1:]])
-    for path in ("node", "plane/etcd", *(f"holdfast-{tag}.tar" for tag in RELEASES)):
-        if not options.keep:
-            _remove(folder / path)
+    for path in _BULKY if not options.keep else ():
+        _remove(folder / path)
     return code
+
+
+def _build(*, keda: bool) -> None:
+    """Build the programs: inside there is no network. Raises Unavailable."""
+    golang.etcd()
+    for name in _KUBERNETES:
+        golang.kubernetes(name)
+    for name in _CONTAINERD:
+        golang.containerd(name)
+    golang.coredns()
+    golang.metrics_server()
+    golang.keda_definitions()
+    for name in _KEDA if keda else ():
+        golang.keda(name)
 
 
 def _inside(options: argparse.Namespace, folder: Path) -> int:
