@@ -281,7 +281,8 @@ class Produce:
             self._store(cursor)
         self._pace.now()
         again, self._again = self._again, {}
-        for record, done in again.values():
+        # Beginnings first: an end is refused at once where its beginning's failure is told a turn later.
+        for record, done in sorted(again.values(), key=lambda one: one[0].kind):
             self._emit(record, done)
 
 
