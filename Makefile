@@ -19,7 +19,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs watch talk rules k8s-check k8s-server wheel lock failures cluster cluster-mend cluster-stop bench bench-plane bench-check scaling load clean
+.PHONY: help run simulate chaos test check static format docs watch talk rules k8s-check k8s-server k8s-e2e wheel lock failures cluster cluster-mend cluster-stop bench bench-plane bench-check scaling load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -75,6 +75,9 @@ k8s-check: $(STAMP) ## what is checked of deploy/ without a cluster: manifests, 
 
 k8s-server: $(STAMP) ## the manifests held against a real API server; builds it first, some ten minutes, once
 	HF_K8S_SERVER=1 $(PY) -m pytest -q tests/k8s/test_server.py
+
+k8s-e2e: $(STAMP) ## all of it on a real Kubernetes of one node, under load; as root; 40 minutes more the first time
+	@exec $(PY) -m tests.k8s.e2e $(if $(ONLY),--only $(ONLY))
 
 wheel: $(STAMP) ## build the distribution into dist/
 	$(PY) -m hatchling build -t wheel

@@ -122,6 +122,7 @@ class Caller:
             self._session = aiohttp.ClientSession(
                 headers={"Authorization": f"Bearer {self.world.api_key}"},
                 timeout=aiohttp.ClientTimeout(total=8.0),
+                connector=aiohttp.TCPConnector(ssl=self.world.tls or True),
             )
         url = self.world.apis[self._turn % len(self.world.apis)] + path
         async with self._session.request(method, url, json=body) as answer:

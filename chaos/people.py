@@ -61,6 +61,9 @@ class World:
         api_key: str,
         auth: Auth,
         random: Random,
+        tls: ssl.SSLContext | None = None,
+        backoff: tuple[float, float] = (0.2, 2.0),
+        attempt: float = 5.0,
     ) -> None:
         self.ledger = ledger
         self.note = note
@@ -70,7 +73,12 @@ class World:
         self.api_key = api_key
         self.auth = auth
         self.random = random
+        self.tls = tls
+        self.backoff = backoff
+        self.attempt = attempt
         self.going = True
+        self.connects: list[float] = []
+        """When somebody was connected, in seconds since the start."""
 
     def token(self, user: str) -> str:
         """Return a token."""
@@ -164,9 +172,10 @@ class Person:
             client=f"{self.user}.{self._programs}",
             resume={channel: Position(epoch, seq) for channel, (epoch, seq) in view.place.items()},
             queue=10 if self.slow else 1000,
-            backoff=(0.2, 2.0),
-            attempt=5.0,
+            backoff=world.backoff,
+            attempt=world.attempt,
             network=NarrowNetwork() if self.slow else None,
+            ssl=world.tls,
         )
         name = f"{self.user}.{self._programs}"
 
@@ -179,6 +188,7 @@ class Person:
         @client.on("connected")
         def connected(frame: Any) -> None:
             world.note(f"{name}: connected to {frame.node} as {frame.session}")
+            world.connects.append(ledger.now())
             self.connection = frame
             for channel, state in frame.channels.items():
                 self._stands(channel, state.epoch, state.seq)

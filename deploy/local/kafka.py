@@ -161,7 +161,7 @@ def find() -> tuple[str, Path, Path]:
 
     What is missing is fetched with Maven in a minute or so. Raises Unavailable.
     """
-    java, jars = _java(), _jars()
+    java, jars = _java(), jar_folder()
     return java, jars, _archive(java, jars)
 
 
@@ -181,14 +181,15 @@ def answers(address: str, brokers: int = 1) -> bool:
 
 def administer(*arguments: str) -> str:
     """Run one of Kafka's own tools (its class, then its arguments); return its output. Raises Unavailable."""
-    return cache.run("kafka", [_java(), *_JVM, "-cp", f"{_jars()}/*", *arguments])
+    return cache.run("kafka", [_java(), *_JVM, "-cp", f"{jar_folder()}/*", *arguments])
 
 
 def _java() -> str:
     return cache.program("kafka", "java", "openjdk-17-jre-headless")
 
 
-def _jars() -> Path:
+def jar_folder() -> Path:
+    """Return the folder of Kafka's jars; fetched where missing. Raises Unavailable."""
     if given := os.environ.get("HF_LOCAL_KAFKA_JARS"):
         return Path(given)
     if found := shutil.which("kafka-server-start.sh"):

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import ssl
-import tempfile
 import urllib.error
 import urllib.request
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from deploy.local import cache
 from deploy.local.process import Running, free_port
+from deploy.tools import golang
 
-KUBERNETES: Final = "v1.36.3"
-ETCD: Final = "v3.6.5"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ApiServer:
@@ -42,7 +39,7 @@ class ApiServer:
             lambda: _answers(f"{etcd}/health"),
             directory=directory,
             command=[
-                _etcd(),
+                golang.etcd(),
                 f"--data-dir={directory / 'data'}",
                 f"--listen-client-urls={etcd}",
                 f"--advertise-client-urls={etcd}",
@@ -67,7 +64,7 @@ class ApiServer:
             self._ready,
             directory=directory,
             command=[
-                _kube_apiserver(),
+                golang.kubernetes("kube-apiserver"),
                 f"--etcd-servers={etcd}",
                 "--bind-address=127.0.0.1",
                 "--advertise-address=127.0.0.1",
@@ -150,48 +147,3 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _kube_apiserver() -> str:
-    """Kubernetes names its own parts at v0.0.0; each is published as a module of the same minor version."""
-    if found := shutil.which("kube-apiserver"):
-        return found
-
-    def build(path: Path) -> None:
-        go = cache.program("kube-apiserver", "go", "golang-go")
-        told = cache.run(
-            "kube-apiserver", [go, "mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}"]
-        )
-        lines = (Path(json.loads(told)["Dir"]) / "go.mod").read_text().splitlines()
-        version = KUBERNETES.replace("v1.", "v0.", 1)
-        parts = sorted({words[0] for line in lines if (words := line.split())[1:2] == ["v0.0.0"]})
-        replaced = "".join(f"replace {part} => {part} {version}\n" for part in parts)
-        flags = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
-        main = "k8s.io/kubernetes/cmd/kube-apiserver"
-        _build(go, path, f"require k8s.io/kubernetes {KUBERNETES}\n{replaced}", main, flags)
-
-    return str(cache.keep(f"kube-apiserver-{KUBERNETES}", build))
-
-
-def _etcd() -> str:
-    if found := shutil.which("etcd"):
-        return found
-
-    def build(path: Path) -> None:
-        go = cache.program("etcd", "go", "golang-go")
-        main = "go.etcd.io/etcd/server/v3"
-        _build(go, path, f"require {main} {ETCD}\n", main, "-s -w")
-
-    return str(cache.keep(f"etcd-{ETCD}", build))
-
-
-def _build(go: str, path: Path, requires: str, main: str, flags: str) -> None:
-    version = cache.run("go", [go, "env", "GOVERSION"]).strip().removeprefix("go")
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        (work / "go.mod").write_text(f"module build\ngo {version}\n{requires}")
-        (work / "tools.go").write_text(f'//go:build tools\n\npackage build\n\nimport _ "{main}"\n')
-        environment = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
-        cache.run(path.name, [go, "mod", "tidy"], directory=work, environment=environment)
-        build = [go, "build", "-trimpath", "-ldflags", flags, "-o", str(path), main]
-        cache.run(path.name, build, directory=work, environment=environment)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
+from aiokafka.protocol.metadata import MetadataRequest
 
 from holdfast.bus import kafka_end
 from holdfast.bus.kafka_security import options
@@ -88,8 +89,13 @@ async def _create(admin: AIOKafkaAdminClient, settings: Kafka, missing: list[Top
 
 
 async def describe(admin: AIOKafkaAdminClient, wanted: list[str]) -> dict[str, dict[str, Any]]:
-    """Return those of the topics that exist, as Kafka describes them."""
-    topics = await admin.describe_topics(wanted)
+    """Return those of the topics that exist, as Kafka describes them.
+
+    Asked by aiokafka's own call, brokers as they are shipped would make those that are missing, of one
+    partition.
+    """
+    answer = await admin._send_request(MetadataRequest(wanted, allow_auto_topic_creation=False))
+    topics = answer.to_object()["topics"]
     return {topic["topic"]: topic for topic in topics if topic["error_code"] != 3}  # 3: unknown
 
 

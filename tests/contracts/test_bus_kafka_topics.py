@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
+from deploy.local.kafka import start_kafka
 from holdfast.bus.kafka import KafkaBus
 from holdfast.bus.kafka_topics import violations
 from holdfast.clock import SystemClock
@@ -16,6 +17,8 @@ from holdfast.observe.metrics import Metrics
 from holdfast.settings import Kafka
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deploy.local.servers import Running
     from holdfast.bus.port import Topic
 
@@ -37,6 +40,19 @@ async def test_another_partition_count_is_refused(kafka_server: Running, unique_
     with pytest.raises(Stop, match=rf"{unique_prefix}\.inbound has 3 partitions.*kafka\.partitions is 5"):
         await bus.start()
     await bus.close()
+
+
+@pytest.mark.kafka
+async def test_brokers_that_make_topics_when_asked_do_not_make_ours(
+    kafka_server: Running, unique_prefix: str, tmp_path: Path
+) -> None:
+    """inv 11: on brokers as they are shipped, too, topics have the partitions that are set."""
+    assert kafka_server.ours or pytest.skip("needs a broker of its own")
+    with start_kafka(tmp_path, settings={"auto.create.topics.enable": "true"}) as shipped:
+        bus = KafkaBus(kafka(shipped.address, unique_prefix), Metrics(), SystemClock())
+        await bus.start()
+        assert set(await bus.ends("outbound")) == set(range(P))
+        await bus.close()
 
 
 @pytest.mark.kafka

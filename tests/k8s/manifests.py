@@ -11,7 +11,7 @@ from deploy.tools import programs
 from deploy.tools.yaml import load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-OVERLAYS = ("dev", "production")
+OVERLAYS = ("dev", "production", "e2e")
 ROLES = ("holdfast-access", "holdfast-logic", "holdfast-dispatch")
 
 Manifest = dict[str, Any]

@@ -26,6 +26,7 @@ ARCHITECTURE: set[Arrow] = {
 BALANCER: set[Arrow] = {
     *((who, "holdfast-balancer", port) for who in ("world", *STORES) for port in (10443, 10444)),
     *((who, "holdfast-balancer", port) for who in ("company", "prometheus") for port in (10443, 10444)),
+    *(("keda", "holdfast-balancer", port) for port in (10443, 10444)),
     ("company", "holdfast-balancer", 10445),
     ("prometheus", "holdfast-balancer", 8404),
     ("holdfast-balancer", "holdfast-access", 8000),
@@ -41,6 +42,7 @@ OUTSIDE: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"kubernetes.io/metadata.name": "monitoring"},
         {"app.kubernetes.io/name": "prometheus"},
     ),
+    "keda": ({"kubernetes.io/metadata.name": "keda"}, {"app": "keda-operator"}),
     "company": ({"kubernetes.io/metadata.name": "shop", "holdfast/api": "allowed"}, {}),
     "world": ({"kubernetes.io/metadata.name": "elsewhere"}, {}),
 }
@@ -119,7 +121,9 @@ class World:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_arrows_of_the_architecture_and_no_other(overlay: str) -> None:
     """Each arrow that is needed is open, and none besides."""
-    wanted = ARCHITECTURE | BALANCER if overlay == "production" else ARCHITECTURE
+    wanted = ARCHITECTURE | (set() if overlay == "dev" else BALANCER)
+    if overlay == "e2e":  # its stores are inside, and KEDA asks its Kafka
+        wanted = {arrow for arrow in wanted if arrow[0] not in STORES} | {("keda", "kafka", 9092)}
     found = World(overlay).arrows()
     assert found - wanted == set(), "open, and in nobody's plan"
     assert wanted - found == set(), "needed, and closed"

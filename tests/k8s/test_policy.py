@@ -123,6 +123,14 @@ def test_roll_outs_never_take_capacity_away(overlay: str) -> None:
         assert strategy == {"maxSurge": 1, "maxUnavailable": 0}
 
 
+def test_a_roll_out_needs_no_node_more(overlay: str) -> None:
+    """Pods that may not share a node share it with those that they replace, or a roll-out hangs for ever."""
+    for deployment in of_kind(overlay, "Deployment").values():
+        kept_apart = pod(deployment).get("affinity", {}).get("podAntiAffinity", {})
+        for term in kept_apart.get("requiredDuringSchedulingIgnoredDuringExecution", []):
+            assert term["matchLabelKeys"] == ["pod-template-hash"]
+
+
 def test_probes_ask_what_the_process_answers(overlay: str) -> None:
     """Ready and alive are different questions, on the port that serves them."""
     config = loaded(overlay)

@@ -1,0 +1,1 @@
+"""A real Kubernetes on this machine, in namespaces of its own: nothing of it is left when it ends."""
