@@ -23,7 +23,7 @@ from holdfast.protocol.wire import FrameError
 from . import asking, due, slow
 from .admission import name_of_close
 from .formats import FORMATS, TCP_JSON, of_subprotocol
-from .slow import ASIDE, ENDED, FRESH, PAUSED
+from .slow import ASIDE, ENDED, FRESH, LOST, PAUSED
 from .subscriber import Subscriber
 from .timers import NEVER
 
@@ -144,6 +144,9 @@ class Driver(Subscriber, asyncio.Protocol):
         if len(data) > SMALL or inflow.has(self):
             inflow.received(self, data)
             return
+        if not node.turns.take():
+            inflow.later(self, data)
+            return
         for payload in self._payloads(data):
             for frame in FORMATS[self.format].frames(payload):
                 if self.blocked & ENDED:
@@ -241,14 +244,31 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol: nothing is answered to who has stopped sending."""
-        return False
+        node = self._node
+        if not node.inflow.has(self) and node.turns.take():
+            return False
+        # To close a socket takes the kernel and uvloop as long as all else here: a crowd does so in turns.
+        node.turns.later(self._hang_up)
+        return True
+
+    def _hang_up(self) -> None:
+        self._node.inflow.last(self)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         if isinstance(exc, ssl.SSLError) and self.blocked & FRESH:
             self._node.metrics.access_refused.labels("tls").inc()
-        self.machine.signal(Event.LOST)
-        self._gone("lost")
+        if not self.blocked & ENDED:
+            self.blocked |= ENDED | LOST
+        self._node.turns.do(self._lost)
+
+    def _lost(self) -> None:
+        """Let go of what is left: nobody will say anything more."""
+        if self.blocked & LOST:
+            self.blocked &= ~(ENDED | LOST)
+            self.machine.signal(Event.LOST)
+            self._gone("lost")
         self.codec = self.out = None
         self._node.inflow.forget(self)
         self._node.admission.closed(self)
