@@ -141,9 +141,9 @@ class Bench:
 
 
 WORDS: Final = """
-I you it the to a and that in is of what we me this he for my on have your do was no not be are know can with but
-all so just there here they like get she go about if him out come tomorrow morning think meeting when one where
-would train ticket station dinner tonight Thursday photo address number please thanks maybe
+I you it the to a and that in is of what we me this he for my on have your do was no not be are know can with
+but all so just there here they like get she go about if him out come tomorrow morning think meeting when
+one where would train ticket station dinner tonight Thursday photo address number please thanks maybe
 """
 
 
