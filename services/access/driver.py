@@ -140,12 +140,21 @@ class Driver(Subscriber, asyncio.Protocol):
         node = self._node
         self.heard = node.wheel.tick
         node.bytes_in += len(data)
-        inflow = node.inflow
+        if node.turns.take():
+            self._take(data)
+            return
+        node.reads_put_off += 1
+        if len(data) > SMALL:
+            self.transport.pause_reading()  # what waits of one client is small, or a single read
+        node.turns.later(self._take, data)
+
+    def _take(self, data: bytes) -> None:
+        """Take a read whose turn it is."""
+        if self.blocked & LOST:
+            return
+        inflow = self._node.inflow
         if len(data) > SMALL or inflow.has(self):
             inflow.received(self, data)
-            return
-        if not node.turns.take():
-            inflow.later(self, data)
             return
         for payload in self._payloads(data):
             for frame in FORMATS[self.format].frames(payload):
@@ -245,15 +254,11 @@ class Driver(Subscriber, asyncio.Protocol):
     def eof_received(self) -> bool:
         """See asyncio.Protocol: nothing is answered to who has stopped sending."""
         node = self._node
-        if not node.inflow.has(self) and node.turns.take():
+        if node.turns.take():
             return False
         # To close a socket takes the kernel and uvloop as long as all else here: a crowd does so in turns.
-        node.turns.later(self._hang_up)
+        node.turns.later(self.transport.close)
         return True
-
-    def _hang_up(self) -> None:
-        self._node.inflow.last(self)
-        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""

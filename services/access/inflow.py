@@ -24,10 +24,6 @@ TURN_SECONDS: Final = 0.005
 """Time that larger reads may take in one turn of the loop before those of other connections wait as well."""
 
 
-LAST: Final = 32
-"""Steps of what a client sent just before it stopped sending, at most; more of a flood is dropped."""
-
-
 class Inflow:
     """Shares the loop among those who send. What waits is one read per connection."""
 
@@ -45,22 +41,12 @@ class Inflow:
     def received(self, driver: Driver, data: bytes) -> None:
         """Take a large read of a connection, or one after which something still waits."""
         steps = driver.steps(data)
-        if driver in self._rest:  # of a small one that waits, or the transport had it when it was paused
+        if driver in self._rest:  # the transport had it already when it was paused
             self._rest[driver] = itertools.chain(self._rest[driver], steps)
-            self._pause(driver)
         elif not self._run(driver, steps, self._until()):
             self._wait(driver, steps)
-
-    def later(self, driver: Driver, data: bytes) -> None:
-        """Take a small read of a connection in a later turn: this one has had enough of them."""
-        self._metrics.access_reads_put_off.inc()
-        self._rest[driver] = driver.steps(data)
-        self._go_on(driver)
-
-    def last(self, driver: Driver) -> None:
-        """Take what waits of a connection that says nothing more: a few frames, as one read mostly is."""
-        for _ in itertools.islice(self._rest.pop(driver, ()), LAST):
-            pass
+        elif not driver.transport.is_closing():
+            driver.transport.resume_reading()  # it may have waited for its turn
 
     def resume(self, driver: Driver) -> None:
         """Go on with a connection that takes its answers again."""
@@ -76,12 +62,9 @@ class Inflow:
     def _wait(self, driver: Driver, steps: Iterator[None]) -> None:
         self._metrics.access_reads_sliced.inc()
         self._rest[driver] = steps
-        self._pause(driver)
-        self._go_on(driver)
-
-    def _pause(self, driver: Driver) -> None:
         if not driver.transport.is_closing():
             driver.transport.pause_reading()
+        self._go_on(driver)
 
     def _go_on(self, driver: Driver) -> None:
         self._ready.append(driver)

@@ -149,7 +149,7 @@ class AccessNode:
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = self.reads_put_off = 0
         self.frames_in: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.frames_out: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.draining = False
@@ -337,6 +337,8 @@ class AccessNode:
         metrics.access_bytes_in.inc(self.bytes_in)
         metrics.access_bytes_out.inc(self.bytes_out + self.delivery.fanout.bytes)
         self.bytes_in = self.bytes_out = self.delivery.fanout.bytes = 0
+        metrics.access_reads_put_off.inc(self.reads_put_off)
+        self.reads_put_off = 0
         metrics.access_sessions.set(self.roster.count)
         metrics.access_channels.set(len(self.registry))
         metrics.access_subscriptions.set(self.subscriptions)
