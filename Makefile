@@ -19,7 +19,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs watch rules k8s-check k8s-server wheel lock cluster cluster-stop bench bench-plane bench-check scaling load clean
+.PHONY: help run simulate chaos test check static format docs watch talk rules k8s-check k8s-server wheel lock cluster cluster-mend cluster-stop bench bench-plane bench-check scaling load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -60,8 +60,11 @@ format: $(STAMP) ## write the sources in the one format
 docs: $(STAMP) ## write the pages that are generated
 	PYTHONPATH=. $(PY) docs/generate.py
 
-watch: $(STAMP) ## Prometheus and Alertmanager beside `make cluster`, with its dashboards drawn, until Ctrl-C
-	@exec $(PY) -m deploy.local.watch
+watch: $(STAMP) ## Prometheus and Alertmanager beside `make cluster`, its dashboards drawn; HURRY=1: alerts at once
+	@exec $(PY) -m deploy.local.watch $(if $(HURRY),--hurry)
+
+talk: $(STAMP) ## people who write to each other on the cluster of `make cluster`, until Ctrl-C
+	@exec $(PY) -m deploy.local.talk
 
 rules: $(STAMP) ## write the alert rules and dashboards that are generated
 	$(PY) -m deploy.prometheus.generate
@@ -79,8 +82,11 @@ wheel: $(STAMP) ## build the distribution into dist/
 chaos: $(STAMP) ## a cluster of real parts under load, faults for MINUTES (30) by SEED, and what came through
 	@exec $(PY) -m chaos --minutes $(or $(MINUTES),30) --brokers $(or $(BROKERS),3) $(if $(SEED),--seed $(SEED))
 
-cluster: $(BIN)/holdfast ## start real servers (BROKERS of Kafka: 1) and two of every service here, until Ctrl-C
-	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1)
+cluster: $(BIN)/holdfast ## real servers (BROKERS of Kafka: 1; BALANCER=1: HAProxy) and two of every service, until Ctrl-C
+	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1) $(if $(BALANCER),--balancer)
+
+cluster-mend: $(STAMP) ## start again what has ended of the cluster in another shell
+	@$(PY) -m deploy.local.cluster mend
 
 cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left running
 	@$(PY) -m deploy.local.cluster stop

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from holdfast.bus import span
 from holdfast.channel import partition_of
-from holdfast.errors import Retry
 from holdfast.records import Member, Revoke, StateRecord, decode_state, encode
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ AT_ONCE: Final = 1000
 
 DEADLINE: Final = 30.0
 """Seconds until a record without an answer ends it: what was written may be written again."""
-
-_BATCH: Final = 500
-_PATIENCE: Final = 10.0
-"""Seconds without a record until reading is given up."""
 
 
 class Carried(msgspec.Struct):
@@ -75,26 +71,9 @@ def _said(facts: dict[bytes, StateRecord], carried: Carried) -> Iterator[Member 
 async def _facts(bus: Bus, clock: Clock, carried: Carried) -> dict[bytes, StateRecord]:
     """Return the newest fact of each key."""
     facts: dict[bytes, StateRecord] = {}
-    spans = await bus.ends("state")
-    left = {partition: end for partition, (start, end) in spans.items() if start < end}
-    reader = await bus.reader("state")
-    try:
-        reader.assign({partition: spans[partition][0] for partition in left})
-        heard = clock.monotonic()
-        while left:
-            batches = await reader.fetch(_BATCH, 0.5)
-            now = clock.monotonic()
-            if batches:
-                heard = now
-            elif now - heard > _PATIENCE:
-                raise Retry(f"state of partitions {sorted(left)} cannot be read to its end")
-            for partition, records in batches.items():
-                for record in records:
-                    _take(facts, record.key or b"", record.value, carried)
-                if records and records[-1].offset + 1 >= left.get(partition, 0):
-                    left.pop(partition, None)
-    finally:
-        await reader.close()
+    async for batch in span.read(bus, clock, "state", await bus.ends("state")):
+        for record in batch:
+            _take(facts, record.key or b"", record.value, carried)
     return facts
 
 

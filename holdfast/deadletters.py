@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from holdfast import records
-from holdfast.bus.port import OffsetLost
+from holdfast.bus import span
 from holdfast.channel import partition_of
 from holdfast.errors import Reject, Retry
 from holdfast.log.port import WINDOW_MS
@@ -38,10 +38,6 @@ AT_ONCE: Final = 100
 
 BEGUN: Final = "begun"
 DONE: Final = "done"
-
-_BATCH: Final = 500
-_PATIENCE: Final = 10.0
-"""Seconds without a record until reading is given up."""
 
 
 class Letter(msgspec.Struct):
@@ -101,31 +97,9 @@ class DeadLetters:
         return found[0]
 
     async def _read(self, scan: _Scan, spans: Mapping[int, tuple[int, int]]) -> None:
-        left = {partition: end for partition, (start, end) in spans.items() if start < end}
-        reader = await self._bus.reader("dead")
-        try:
-            reader.assign({partition: spans[partition][0] for partition in left})
-            heard = self._clock.monotonic()
-            while left:
-                try:
-                    batches = await reader.fetch(_BATCH, 0.5)
-                except OffsetLost as lost:
-                    reader.seek(lost.partition, lost.start)  # retention was faster
-                    if lost.start >= left.get(lost.partition, 0):
-                        left.pop(lost.partition, None)
-                    continue
-                now = self._clock.monotonic()
-                if batches:
-                    heard = now
-                elif now - heard > _PATIENCE:
-                    raise Retry(f"the dead letters of partitions {sorted(left)} cannot be read to their end")
-                for partition, found in batches.items():
-                    for record in found:
-                        scan.add(record)
-                    if found and found[-1].offset + 1 >= left.get(partition, 0):
-                        left.pop(partition, None)
-        finally:
-            await reader.close()
+        async for batch in span.read(self._bus, self._clock, "dead", spans):
+            for record in batch:
+                scan.add(record)
 
     async def retry(
         self, letters: Sequence[Found], producer: Producer, *, force: bool = False

@@ -32,5 +32,6 @@ class Parts:
     directory: Directory
     metrics: Metrics = field(default_factory=Metrics)
     metrics_address: str = ""
-    """host:port under which others reach this process's metrics and health; "" where it serves none."""
+    """host:port under which others reach this process's metrics and health, after https:// where it has TLS;
+    "" where it serves none."""
     tracing: Tracing | None = None

@@ -116,6 +116,20 @@ def make_tracing(settings: Settings, role: str, node: str, metrics: Metrics) -> 
     return to_collector(wanted.endpoint, wanted.ratio, role=role, node=node, metrics=metrics)
 
 
+def make_parts(settings: Settings, metrics: Metrics, tracing: Tracing | None = None) -> Parts:
+    """Return the ports that the settings choose, none of them started. Raises Stop."""
+    return Parts(
+        settings=settings,
+        clock=SystemClock(),
+        network=TcpNetwork(),
+        bus=make_bus(settings, metrics),
+        log=make_log(settings, metrics),
+        directory=make_directory(settings, metrics),
+        metrics=metrics,
+        tracing=tracing,
+    )
+
+
 def main(role: Role, build: Callable[[Parts, str, int], Service]) -> None:
     """Run one service until SIGTERM or SIGINT; the entry point of `python -m services.ROLE`."""
     try:
@@ -168,16 +182,7 @@ async def _run(
     metrics.files_limit.set(raise_file_limit())
     if role == "access":
         metrics.access_connections_limit.set(settings.access.connections)
-    parts = Parts(
-        settings=settings,
-        clock=SystemClock(),
-        network=TcpNetwork(),
-        bus=make_bus(settings, metrics),
-        log=make_log(settings, metrics),
-        directory=make_directory(settings, metrics),
-        metrics=metrics,
-        tracing=make_tracing(settings, role, name, metrics),
-    )
+    parts = make_parts(settings, metrics, make_tracing(settings, role, name, metrics))
     service: Service | None = None
     waiting_for = ["starting"]
 
@@ -185,16 +190,16 @@ async def _run(
         return waiting_for if service is None or waiting_for else service.problems()
 
     port = settings.process.metrics_port
-    health = HealthServer(settings.process.host, port + number if port else 0, metrics, problems)
+    shown = tls.health_server(settings.process)
+    health = HealthServer(settings.process.host, port + number if port else 0, metrics, problems, shown)
     try:
         await health.start()
     except OSError as error:
         print(f"holdfast {role}: process.metrics_port {port + number}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return EXIT_SETTINGS
 
-    parts = dataclasses.replace(
-        parts, metrics_address=f"{settings.process.advertise or settings.process.host}:{health.port}"
-    )
+    where = f"{settings.process.advertise or settings.process.host}:{health.port}"
+    parts = dataclasses.replace(parts, metrics_address=where if shown is None else f"https://{where}")
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGTERM, signal.SIGINT):

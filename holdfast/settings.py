@@ -77,6 +77,14 @@ class Process(_Section, frozen=True):
     metrics_port: Annotated[
         Port, _about("metrics and health; 0: any free port, a worker adds its number")
     ] = 9100
+    tls_certificate: Annotated[
+        str, _about("PEM file: certificate chain of the metrics port; empty: plain HTTP")
+    ] = ""
+    tls_key: Annotated[str, _about(_KEY)] = ""
+    tls_authority: Annotated[
+        str,
+        _about("PEM file of the authority by which `holdfast doctor` believes metrics ports that have TLS"),
+    ] = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _about("least severe log line")] = (
         "info"
     )
@@ -263,6 +271,10 @@ class Nodelink(_Section, frozen=True):
         str, _about("PEM file of this process's certificate; given, links are mutual TLS; empty: no TLS")
     ] = ""
     tls_key: Annotated[str, _about(_KEY)] = ""
+    tls_revoked: Annotated[
+        str,
+        _about("PEM file of the authority's lists of revoked certificates (CRL); empty: none is looked at"),
+    ] = ""
     buffer: Annotated[Positive, _about("bytes waiting for one node before they are dropped")] = (
         8 * 1024 * 1024
     )
@@ -288,6 +300,8 @@ class Api(_Section, frozen=True):
     """The HTTP control layer, served by logic."""
 
     port: Annotated[Port, _about("HTTP API")] = 8080
+    tls_certificate: Annotated[str, _about("PEM file: certificate chain of its port; empty: plain HTTP")] = ""
+    tls_key: Annotated[str, _about(_KEY)] = ""
     keys: Annotated[tuple[str, ...], _about("API keys; without one every call is refused")] = ()
     body: Annotated[Positive, _about("bytes of a request body, at most")] = 4 * 1024 * 1024
     calls: Annotated[Positive, _about("calls at the same time; more are told to come back")] = 500

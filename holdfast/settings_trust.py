@@ -15,7 +15,7 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 def check(settings: Settings) -> None:
     """Raise Stop, naming the setting and what to change, where something could not work or protect."""
-    for name in ("access", "nodelink", "kafka", "redis", "consul"):
+    for name in ("access", "api", "process", "nodelink", "kafka", "redis", "consul"):
         section = getattr(settings, name)
         if section.tls_key and not section.tls_certificate:
             raise Stop(f"{name}.tls_key is of no use without {name}.tls_certificate: set both, or none")
@@ -62,6 +62,8 @@ def _check_nodelink(nodelink: Nodelink) -> None:
             "nodelink.tls_certificate and nodelink.tls_authority are set both, or none: each side shows a "
             "certificate and believes those of the authority only"
         )
+    if nodelink.tls_revoked and not nodelink.tls_authority:
+        raise Stop("nodelink.tls_revoked is of no use without nodelink.tls_authority, whose lists it has")
     if nodelink.other_secret and not nodelink.secret:
         raise Stop("nodelink.other_secret is of no use without nodelink.secret, which everybody is asked for")
 

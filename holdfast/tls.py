@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.observe.metrics import Metrics
-    from holdfast.settings import Access, Consul, Kafka, Nodelink, Redis
+    from holdfast.settings import Access, Api, Consul, Kafka, Nodelink, Process, Redis
 
 LOOK_SECONDS: Final = 1.0
 """Seconds between looks at the files."""
@@ -32,12 +32,14 @@ _all: weakref.WeakSet[Trust] = weakref.WeakSet()
 class Files(NamedTuple):
     """PEM files. `certificate` has the chain, and the key too where `key` is ""; `authority` whom to believe.
 
-    "" where there is none: no certificate of our own, the system's authorities.
+    `revoked` has the authority's lists of certificates that are not believed any more. "" where there is
+    none: no certificate of our own, the system's authorities.
     """
 
     certificate: str = ""
     key: str = ""
     authority: str = ""
+    revoked: str = ""
 
 
 class _Newest(ssl.SSLContext):
@@ -91,7 +93,7 @@ class Trust:
         return tuple(_stamp(path) for path in self._files)
 
     def _loaded(self) -> ssl.SSLContext:
-        certificate, key, authority = self._files
+        certificate, key, authority, revoked = self._files
         for name, path in self._files._asdict().items():
             if path:
                 try:
@@ -111,6 +113,8 @@ class Trust:
                 context.load_verify_locations(authority)
         except (ssl.SSLError, OSError) as error:
             raise Stop(f"{self.part}.tls_authority: {authority} has no certificate in PEM: {error}") from None
+        if revoked:
+            _revoke(context, revoked, f"{self.part}.tls_revoked")
         return context
 
 
@@ -153,9 +157,34 @@ def access_server(settings: Access) -> Trust | None:
     return server("access", files, minimum=settings.tls_minimum)
 
 
+def api_server(settings: Api) -> Trust | None:
+    """Return what callers of the HTTP API are shown, None where `api` has no certificate. Raises Stop."""
+    return _own("api", settings)
+
+
+def health_server(settings: Process) -> Trust | None:
+    """Return what the metrics port shows, None where `process` has no certificate. Raises Stop."""
+    return _own("process", settings)
+
+
+def health_client(settings: Process) -> Trust:
+    """Return what whoever asks metrics ports goes by. Raises Stop.
+
+    They are found by address, so names are not compared; nothing is told to them, and what they say is no
+    secret.
+    """
+    return client("process", Files(authority=settings.tls_authority), by_name=False)
+
+
+def _own(part: str, settings: Api | Process) -> Trust | None:
+    return (
+        server(part, Files(settings.tls_certificate, settings.tls_key)) if settings.tls_certificate else None
+    )
+
+
 def nodelink_server(settings: Nodelink) -> Trust | None:
     """Return what dispatchers are shown and have to show; None without certificates. Raises Stop."""
-    return server("nodelink", _files(settings), minimum="1.3") if settings.tls_certificate else None
+    return server("nodelink", _both(settings), minimum="1.3") if settings.tls_certificate else None
 
 
 def nodelink_client(settings: Nodelink) -> Trust | None:
@@ -163,7 +192,7 @@ def nodelink_client(settings: Nodelink) -> Trust | None:
 
     Nodes are found by address, and who may be one is what the authority is for: names are not compared.
     """
-    return client("nodelink", _files(settings), by_name=False) if settings.tls_certificate else None
+    return client("nodelink", _both(settings), by_name=False) if settings.tls_certificate else None
 
 
 def calling(part: str, settings: Kafka | Redis | Consul) -> Trust:
@@ -171,7 +200,11 @@ def calling(part: str, settings: Kafka | Redis | Consul) -> Trust:
     return client(part, _files(settings))
 
 
-def _files(settings: Nodelink | Kafka | Redis | Consul) -> Files:
+def _both(settings: Nodelink) -> Files:
+    return Files(settings.tls_certificate, settings.tls_key, settings.tls_authority, settings.tls_revoked)
+
+
+def _files(settings: Kafka | Redis | Consul) -> Files:
     return Files(settings.tls_certificate, settings.tls_key, settings.tls_authority)
 
 
@@ -186,6 +219,17 @@ def look(metrics: Metrics, *, force: bool = False) -> None:
             ends[trust.part] = min(trust.expires, ends.get(trust.part, trust.expires))
     for part, end in ends.items():
         metrics.tls_expires_seconds.labels(part).set(end)
+
+
+def _revoke(context: ssl.SSLContext, file: str, setting: str) -> None:
+    """Believe no certificate that is in the lists of a file. Raises Stop, naming the setting."""
+    try:
+        context.load_verify_locations(file)
+    except (ssl.SSLError, OSError) as error:
+        raise Stop(f"{setting}: {file} has no revocation list in PEM: {error}") from None
+    if not context.cert_store_stats()["crl"]:
+        raise Stop(f"{setting}: {file} has certificates, and no revocation list")
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
 def _restrict(context: ssl.SSLContext, minimum: str) -> None:

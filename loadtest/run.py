@@ -190,6 +190,9 @@ class Run:
             case steps.Wait():
                 await self._serve(step.seconds)
                 return ""
+            case steps.Quiet():
+                await self._rest(backend)
+                return "all that was on its way"
 
     async def _kill(self) -> str:
         if self._cluster is None or len(self._target.websockets) < 2:

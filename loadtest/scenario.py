@@ -74,7 +74,11 @@ class Wait(msgspec.Struct, tag="wait", tag_field="do", forbid_unknown_fields=Tru
     seconds: float
 
 
-Step = Open | Load | Publish | Cut | Kill | Stall | Resume | Wait
+class Quiet(msgspec.Struct, tag="quiet", tag_field="do", forbid_unknown_fields=True):
+    """Wait until what was sent is acked and has come, as at the end of a run."""
+
+
+Step = Open | Load | Publish | Cut | Kill | Stall | Resume | Wait | Quiet
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):

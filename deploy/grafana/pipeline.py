@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deploy.grafana.panels import Dashboard, Panel, Query, Row
-from deploy.grafana.queries import BY_NODE, lines, quantiles, rate, total
+from deploy.grafana.queries import BY_NODE, DISPATCH, LOGIC, lines, quantiles, rate, total
 
 PIPELINE: Final = Dashboard(
     "pipeline",
@@ -31,7 +31,7 @@ PIPELINE: Final = Dashboard(
                 Panel(
                     "In hand",
                     "Records fetched and not finished, by process.",
-                    lines(total("logic_pending", "instance"), BY_NODE),
+                    lines(total("logic_pending", "instance", LOGIC), BY_NODE),
                 ),
                 Panel(
                     "Going back",
@@ -76,7 +76,7 @@ PIPELINE: Final = Dashboard(
                 Panel(
                     "Partitions",
                     "Owned by each dispatcher; together all there are.",
-                    lines(total("dispatch_partitions", "instance"), BY_NODE),
+                    lines(total("dispatch_partitions", "instance", DISPATCH), BY_NODE),
                 ),
                 Panel(
                     "Records",
@@ -101,7 +101,7 @@ PIPELINE: Final = Dashboard(
                 Panel(
                     "Links",
                     "Open links to access nodes, by dispatcher.",
-                    lines(total("dispatch_links", "instance"), BY_NODE),
+                    lines(total("dispatch_links", "instance", DISPATCH), BY_NODE),
                 ),
                 Panel(
                     "Breaks and drops",

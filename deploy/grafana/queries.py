@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deploy.grafana.panels import Query
+from deploy.prometheus.alerts import JOBS
 
 BY_NODE: Final = "{{instance}}"
 
@@ -37,4 +38,7 @@ def lines(expression: str, legend: str) -> tuple[Query, ...]:
     return (Query(expression, legend),)
 
 
-HERE: Final = 'instance=~"$instance"'
+ACCESS, LOGIC, DISPATCH = (f'job="{job}"' for job in JOBS.values())
+"""Select the processes of a role. All have all metrics, which are 0 where they are of another one."""
+
+HERE: Final = f'{ACCESS}, instance=~"$instance"'

@@ -108,13 +108,19 @@ STORES: Final = Dashboard(
                     ),
                 ),
                 Panel(
-                    "Time of a call",
-                    "To Consul, p99, by kind.",
+                    "Calls to Consul",
+                    "Their time, p99, by kind.",
                     lines(
                         "histogram_quantile(0.99, " + rate("directory_call_seconds_bucket", "call, le") + ")",
                         "{{call}}",
                     ),
                     "s",
+                ),
+                Panel(
+                    "Failed calls to Consul",
+                    "By kind. Everything goes on without it, on the last known membership.",
+                    lines(rate("directory_call_failed_total", "call"), "{{call}}"),
+                    "ops",
                 ),
             ),
         ),

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from deploy.local import cache
 from deploy.local.certificate import make_certificate
 from deploy.local.process import Running, free_port
+from deploy.local.service import started
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _DEPLOY: Final = Path(__file__).resolve().parents[1]
 _NGINX_STREAM: Final = "/usr/lib/nginx/modules/ngx_stream_module.so"
 _DEFAULTS: Final = {"CONNECTIONS": "2000", "PER_ADDRESS": "1000", "SLOWSTART": "1s", "HARD_STOP": "5s"}
-_PORTS: Final = ("WEBSOCKET", "TCP", "ACCESS", "API", "OPERATIONS")
+PORTS: Final = ("WEBSOCKET", "TCP", "ACCESS", "API", "OPERATIONS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,22 @@ class Balancer:
     """URL of /v1/access, as the world sees it."""
     operations: str
     """Base URL of its own health and metrics."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what cluster.json says of it; `authority` is the file of the certificate to believe."""
+        running = self.running
+        return {
+            "name": running.name,
+            "websocket": self.websocket,
+            "tcp": self.tcp,
+            "api": self.api,
+            "access": self.access,
+            "metrics": f"{self.operations}/metrics",
+            "authority": str(running.log.parent / "tls.pem"),
+            "pid": running.pid,
+            "started": started(running.pid),
+            "log": str(running.log),
+        }
 
     def stop(self) -> None:
         """End it."""
@@ -67,20 +84,27 @@ def find_nginx() -> tuple[str, str]:
 
 
 def start_haproxy(
-    directory: Path, nodes: Iterable[Mapping[str, Any]], settings: Mapping[str, str] | None = None
+    directory: Path,
+    nodes: Iterable[Mapping[str, Any]],
+    settings: Mapping[str, str] | None = None,
+    *,
+    ports: Mapping[str, int] | None = None,
+    guarded: bool = True,
 ) -> Balancer:
     """Return an HAProxy before `nodes`, which are as cluster.json describes them.
 
-    `settings` are its variables, without BALANCER_. Raises Unavailable.
+    `settings` are its variables, without BALANCER_; `ports` those that are chosen already, by PORTS. Not
+    `guarded`, it outlives this process. Raises Unavailable.
     """
     program = find_haproxy()
     directory = directory.resolve()
-    environment, ports = _environment(directory, settings or {}, "127.0.0.1:")
+    environment, ports = _environment(directory, settings or {}, "127.0.0.1:", ports or {})
     servers = directory / "servers.cfg"
     servers.write_text(haproxy_servers(nodes))
     files = ["-f", str(_DEPLOY / "haproxy" / "haproxy.cfg"), "-f", str(servers)]
     cache.run("haproxy", [program, "-c", "-dW", *files], environment=environment)
-    return _start("haproxy", [program, "-W", *files], directory, environment, ports, access="WEBSOCKET")
+    command = [program, "-W", *files]
+    return _start("haproxy", command, directory, environment, ports, access="WEBSOCKET", guarded=guarded)
 
 
 def haproxy_servers(nodes: Iterable[Mapping[str, Any]]) -> str:
@@ -107,7 +131,7 @@ def start_nginx(
     """
     program, modules = find_nginx()
     directory = directory.resolve()
-    environment, ports = _environment(directory, settings or {}, "127.0.0.1:")
+    environment, ports = _environment(directory, settings or {}, "127.0.0.1:", {})
     template = (_DEPLOY / "nginx" / "nginx.conf.template").read_text()
     file = directory / "nginx.conf"
     file.write_text(re.sub(r"\$\{(BALANCER_\w+)\}", lambda match: environment[match[1]], template))
@@ -125,10 +149,10 @@ def start_nginx(
 
 
 def _environment(
-    directory: Path, settings: Mapping[str, str], host: str
+    directory: Path, settings: Mapping[str, str], host: str, chosen: Mapping[str, int]
 ) -> tuple[dict[str, str], dict[str, int]]:
     directory.mkdir(parents=True, exist_ok=True)
-    ports = {name: free_port() for name in _PORTS}
+    ports = {name: chosen.get(name) or free_port() for name in PORTS}
     values = {
         "CERTIFICATE": str(make_certificate(directory / "tls.pem")),
         "KEY": str(directory / "tls.pem"),
@@ -150,6 +174,7 @@ def _start(
     ports: Mapping[str, int],
     *,
     access: str,
+    guarded: bool = True,
 ) -> Balancer:
     operations = f"http://127.0.0.1:{ports['OPERATIONS']}"
 
@@ -167,6 +192,7 @@ def _start(
         command=command,
         directory=directory,
         environment=environment,
+        guarded=guarded,
     )
     running.start()
     running.wait_ready(10.0)

@@ -35,6 +35,7 @@ class Authority:
         named = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         self._identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
         own = own.add_extension(named, critical=False)
+        self._revoked: list[int] = []
         self.file.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
     def issue(
@@ -60,6 +61,21 @@ class Authority:
             made = made.add_extension(x509.ExtendedKeyUsage([_USES[use]]), critical=False)
         path = path or self.directory / f"{name}.pem"
         write_secret(path, _pem(made.sign(self._key, hashes.SHA256())) + _pem_of_key(key))
+        return path
+
+    def revoke(self, *files: Path, days: float = 7) -> Path:
+        """Take certificates back, beside those of earlier calls; return the file of the list (CRL)."""
+        self._revoked += [x509.load_pem_x509_certificate(file.read_bytes()).serial_number for file in files]
+        now = dt.datetime.now(dt.UTC)
+        made = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        made = made.last_update(now - dt.timedelta(days=30)).next_update(now + dt.timedelta(days=days))
+        made = made.add_extension(self._identifier, critical=False)
+        for serial in self._revoked:
+            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            made = made.add_revoked_certificate(one.build())
+        path = self.directory / f"{self.file.stem}-revoked.pem"
+        text = made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        write_secret(path, text)
         return path
 
 

@@ -1,6 +1,7 @@
 """A local cluster of real parts: Kafka, Redis, Consul, and processes of every service, on loopback.
 
     python -m deploy.local.cluster start [--detach]     what `make cluster` runs
+    python -m deploy.local.cluster mend                 what `make cluster-mend` runs
     python -m deploy.local.cluster stop                 what `make cluster-stop` runs
 
 Its folder holds `cluster.json` (process ids, ports of every node, the API's address, the keys made for it),
@@ -16,19 +17,23 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from deploy.local.balancer import PORTS, start_haproxy
 from deploy.local.consul import start_consul
 from deploy.local.kafka import start_brokers
 from deploy.local.process import Running, Unavailable, free_port
 from deploy.local.redis import start_redis
-from deploy.local.service import ServiceProcess, started
+from deploy.local.service import ServiceProcess, settings_file, started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from deploy.local.balancer import Balancer
 
 DEMO: Final = "services.embedded.demo:app"
 _STOP_SECONDS: Final = 20.0
@@ -42,6 +47,7 @@ class LocalCluster:
     servers `kafka`, `redis` and `consul`. Several `brokers` are `kafka-1` and so on; from three on, topics
     have three replicas. All listen on 127.0.0.1; where `via` is another address of loopback, all look for
     each other there, on the same ports: whoever wants a hand on the links listens there, before `start`.
+    With `balancer`, clients come through an HAProxy only: access nodes expect its PROXY header.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class LocalCluster:
         dispatch: int = 2,
         brokers: int = 1,
         via: str = "127.0.0.1",
+        balancer: bool = False,
         app: str = "",
         settings: Mapping[str, Any] | None = None,
         guarded: bool = True,
@@ -67,6 +74,8 @@ class LocalCluster:
         }
         kafka = [f"kafka-{number}" for number in range(1, brokers + 1)] if brokers > 1 else ["kafka"]
         self.server_ports = {name: free_port() for name in (*kafka, "redis", "consul")}
+        self.balancer: Balancer | None = None
+        self._balancer_ports = {name: free_port() for name in PORTS} if balancer else {}
         self._servers: dict[str, Running] = {}
         self._brokers = kafka
         self._via = via
@@ -119,6 +128,11 @@ class LocalCluster:
                 node.start()
             for node in self.nodes.values():
                 node.wait_ready()
+            if self._balancer_ports:
+                about = [node.describe() for node in self.nodes.values()]
+                self.balancer = start_haproxy(
+                    self.dir / "haproxy", about, ports=self._balancer_ports, guarded=self._guarded
+                )
         except BaseException:
             self.stop()
             raise
@@ -128,6 +142,8 @@ class LocalCluster:
         """Stop everything in order: the services, then what they stand on."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: node.stop(_STOP_SECONDS), self.nodes.values()))
+            if self.balancer is not None:
+                self.balancer.stop()
             list(pool.map(Running.stop, [server for server in self._servers.values() if server.ours]))
         (self.dir / "cluster.json").unlink(missing_ok=True)
 
@@ -149,11 +165,27 @@ class LocalCluster:
         """Undo `pause`."""
         self.nodes[node].resume()
 
+    @property
+    def processes(self) -> list[Running]:
+        """All processes of this cluster that are ours."""
+        before = [self.balancer.running] if self.balancer is not None else []
+        every = [*self._servers.values(), *self.nodes.values(), *before]
+        return [process for process in every if process.ours]
+
+    def mend(self) -> list[str]:
+        """Start again what has ended, and wait until it serves; return the names."""
+        ended = [process for process in self.processes if not process.alive]
+        for process in ended:
+            process.restart()
+        self.write()
+        return [process.name for process in ended]
+
     def describe(self) -> dict[str, Any]:
         """Return what cluster.json holds."""
         nodes = [node.describe() for node in self.nodes.values()]
         apis = [node["api"] for node in nodes if "api" in node]
-        return {
+        before = {"balancer": self.balancer.describe()} if self.balancer is not None else {}
+        return before | {
             "supervisor": os.getpid() if self._guarded else 0,
             "supervisor_started": started(os.getpid()) if self._guarded else "",
             "api": apis[0] if apis else "",
@@ -224,11 +256,13 @@ class LocalCluster:
             "api.keys": [self.api_key],
             "logic.app": self._app,
         } | self._more
-        sections: dict[str, list[str]] = {}
-        for key, value in values.items():
-            section, _, name = key.rpartition(".")
-            sections.setdefault(section, []).append(f"{name} = {json.dumps(value)}")
-        return "".join(f"[{name}]\n" + "\n".join(lines) + "\n\n" for name, lines in sections.items())
+        if self._balancer_ports:
+            values |= {
+                "access.proxy_protocol": True,
+                "access.endpoint_websocket": f"wss://127.0.0.1:{self._balancer_ports['WEBSOCKET']}/ws",
+                "access.endpoint_tcp": f"tcps://127.0.0.1:{self._balancer_ports['TCP']}",
+            }
+        return settings_file(values)
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -242,10 +276,13 @@ def _start(options: argparse.Namespace) -> int:
         logic=options.logic,
         dispatch=options.dispatch,
         brokers=options.brokers,
+        balancer=options.balancer,
         app=options.app,
         guarded=not options.detach,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: asked.set())
     print("starting Kafka, Redis, Consul and the services …", flush=True)
     try:
         cluster.start()
@@ -258,7 +295,7 @@ def _start(options: argparse.Namespace) -> int:
         return 0
     print("Ctrl-C stops it", flush=True)
     try:
-        _watch(cluster)
+        _watch(cluster, asked)
     except KeyboardInterrupt:
         print("stopping …", flush=True)
     finally:
@@ -268,12 +305,18 @@ def _start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(cluster: LocalCluster) -> None:
+def _watch(cluster: LocalCluster, asked: threading.Event) -> None:
     gone: set[str] = set()
     while True:
-        time.sleep(1.0)
-        for process in [*cluster.nodes.values(), *cluster.servers.values()]:
-            if process.ours and not process.alive and process.name not in gone:
+        if asked.wait(1.0):
+            asked.clear()
+            try:
+                print(f"started again: {', '.join(cluster.mend()) or 'nothing, all of it runs'}", flush=True)
+            except Unavailable as error:
+                print(error, flush=True)
+            gone.clear()
+        for process in cluster.processes:
+            if not process.alive and process.name not in gone:
                 gone.add(process.name)
                 print(f"{process.name} has ended; see {process.log}", flush=True)
 
@@ -285,6 +328,8 @@ def _show(cluster: LocalCluster) -> None:
     for node in about["nodes"]:
         where = node.get("websocket") or node.get("api") or node.get("metrics")
         print(f"  {node['node']:12} {where:32} {node['log']}")
+    if before := about.get("balancer"):
+        print(f"  {before['name']:12} {before['websocket']:32} {before['log']}")
     print(f"addresses, process ids and keys: {cluster.dir / 'cluster.json'}", flush=True)
 
 
@@ -297,10 +342,25 @@ def _stop(options: argparse.Namespace) -> int:
         return 0
     if _runs(about["supervisor"], about["supervisor_started"]):
         _end([(about["supervisor"], about["supervisor_started"])], wait=2 * _STOP_SECONDS)
-    for group in (about["nodes"], list(about["servers"].values())):
+    before = [about["balancer"]] if "balancer" in about else []
+    for group in (about["nodes"], before, list(about["servers"].values())):
         _end([(each["pid"], each["started"]) for each in group], wait=_STOP_SECONDS)
     file.unlink(missing_ok=True)
     print("stopped")
+    return 0
+
+
+def _mend(options: argparse.Namespace) -> int:
+    try:
+        about = json.loads((Path(options.dir) / "cluster.json").read_text())
+    except OSError:
+        print(f"no cluster runs in {options.dir}", file=sys.stderr)
+        return 1
+    if not _runs(about["supervisor"], about["supervisor_started"]):
+        print("nobody is there to start it: only a cluster that was not detached is mended", file=sys.stderr)
+        return 1
+    os.kill(about["supervisor"], signal.SIGUSR1)
+    print("asked; the shell of the cluster says what was started")
     return 0
 
 
@@ -327,9 +387,11 @@ def main() -> int:
     start.add_argument("--app", default=DEMO, help="handlers, as module:name (default: the demo's)")
     for role in ("access", "logic", "dispatch"):
         start.add_argument(f"--{role}", type=int, default=2, metavar="N", help="processes (default: 2)")
+    start.add_argument("--balancer", action="store_true", help="HAProxy before access, for all clients")
     start.add_argument("--brokers", type=int, default=1, metavar="N", help="of Kafka (default: 1)")
+    mend = commands.add_parser("mend", help="start again what has ended")
     stop = commands.add_parser("stop", help="stop the one that runs")
-    for command, run in ((start, _start), (stop, _stop)):
+    for command, run in ((start, _start), (mend, _mend), (stop, _stop)):
         command.add_argument("--dir", default="run/cluster", help="its folder (default: run/cluster)")
         command.set_defaults(run=run)
     options = parser.parse_args()

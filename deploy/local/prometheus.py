@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from deploy.local import cache
 from deploy.local.process import Running, free_port
@@ -41,11 +41,13 @@ def start_prometheus(
     every: str = "1s",
     port: int = 0,
     alertmanager: str = "",
+    balancer: str = "",
     hurry: bool = False,
 ) -> Running:
     """Return a Prometheus that scrapes `nodes`, as cluster.json describes them. Raises Unavailable.
 
-    `alertmanager` is the host:port that gets its alerts. In a `hurry`, no alert waits before it fires.
+    `alertmanager` is the host:port that gets its alerts, `balancer` where HAProxy tells of itself. In a
+    `hurry`, alerts wait as many seconds before they fire as the shipped ones wait minutes, but 10 at least.
     """
     program = find_prometheus()
     directory = directory.resolve()
@@ -54,12 +56,15 @@ def start_prometheus(
     for node in nodes:
         target = {
             "targets": [urlsplit(node["metrics"]).netloc],
-            "labels": {"namespace": "local", "pod": node["node"]},
+            "labels": {"namespace": "local", "pod": node["node"], "instance": node["node"]},
         }
         jobs.setdefault(f"holdfast-{node['role']}", []).append(target)
+    if balancer:
+        target = {"targets": [balancer], "labels": {"namespace": "local", "instance": "haproxy"}}
+        jobs["haproxy"] = [target]
     rules = directory / "holdfast.rules.yml"
     text = (_SHIPPED / rules.name).read_text()
-    rules.write_text(re.sub(r'\bfor: "\w+"', 'for: "0s"', text) if hurry else text)
+    rules.write_text(_hurried(text) if hurry else text)
     settings = {
         "global": {"scrape_interval": every, "evaluation_interval": every, "scrape_timeout": every},
         "rule_files": [str(rules)],
@@ -77,6 +82,19 @@ def start_prometheus(
     running.start()
     running.wait_ready(20.0)
     return running
+
+
+def _hurried(rules: str) -> str:
+    """Return rules that wait for seconds where they waited for minutes.
+
+    Not less than 10: Prometheus takes over 5 until it has asked all processes for the first time.
+    """
+
+    def shorter(found: re.Match[str]) -> str:
+        seconds = int(found[1]) * {"m": 1, "h": 60}[found[2]]
+        return f'for: "{max(seconds, 10) if seconds else 0}s"'
+
+    return re.sub(r'for: "(\d+)([mh])"', shorter, rules)
 
 
 def start_alertmanager(directory: Path, receiver: str, *, port: int = 0) -> Running:
@@ -113,16 +131,3 @@ def ready(address: str) -> bool:
         return False
     finally:
         connection.close()
-
-
-def query(address: str, expression: str) -> list[dict[str, Any]]:
-    """Return what an expression gives now. Raises ValueError, with Prometheus's words, for a wrong one."""
-    connection = http.client.HTTPConnection(address, timeout=10.0)
-    try:
-        connection.request("GET", f"/api/v1/query?{urlencode({'query': expression})}")
-        answer = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    if answer["status"] != "success":
-        raise ValueError(f"{expression}: {answer.get('error')}")
-    return list(answer["data"]["result"])

@@ -83,6 +83,15 @@ class ServiceProcess(Running):
         return told
 
 
+def settings_file(values: Mapping[str, Any]) -> str:
+    """Return settings, given as `{"section.name": value}`, as the TOML file that services read."""
+    sections: dict[str, list[str]] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        sections.setdefault(section, []).append(f"{name} = {json.dumps(value)}")
+    return "".join(f"[{name}]\n" + "\n".join(lines) + "\n\n" for name, lines in sections.items())
+
+
 def started(pid: int) -> str:
     """Return when a process started, in the kernel's words: with its id, that names it for ever."""
     try:

@@ -1,20 +1,40 @@
 """Prometheus and Alertmanager beside a local cluster that runs: `python -m deploy.local.watch`, until Ctrl-C.
 
-It draws the dashboards into its folder every minute, and prints each alert as it fires and resolves.
+It prints what whoever is on call would be told, and draws the dashboards into its folder: every minute, and
+a few seconds after each alert.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import queue
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from deploy.grafana.dashboards import DASHBOARDS
 from deploy.grafana.render import draw
 from deploy.local.process import Unavailable
-from deploy.local.prometheus import query, start_alertmanager, start_prometheus
+from deploy.local.prometheus import start_alertmanager, start_prometheus
+from deploy.local.receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deploy.local.receiver import Notice
+
+EVERY: Final = 60.0
+"""Seconds between two drawings."""
+
+SOON: Final = 3.0
+"""Seconds from an alert to the next drawing, in which it is seen."""
+
+SHOWN: Final = 1800.0
+"""Seconds that a drawing looks back."""
 
 
 def main() -> int:
@@ -23,28 +43,16 @@ def main() -> int:
         prog="python -m deploy.local.watch", description="Watch a local cluster."
     )
     parser.add_argument("--dir", type=Path, default=Path("run/cluster"), help="the cluster's folder")
-    parser.add_argument(
-        "--hurry", action="store_true", help="alerts fire at once, without their waiting times"
-    )
+    parser.add_argument("--hurry", action="store_true", help="alerts wait for seconds instead of minutes")
     options = parser.parse_args()
     try:
-        nodes = json.loads((options.dir / "cluster.json").read_text())["nodes"]
+        about = json.loads((options.dir / "cluster.json").read_text())
     except OSError:
         print(f"no cluster runs in {options.dir}; start one with `make cluster`", file=sys.stderr)
         return 1
-    folder = options.dir / "watch"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        manager = start_alertmanager(folder / "alertmanager", "http://127.0.0.1:9")
-        with (
-            manager,
-            start_prometheus(
-                folder / "prometheus", nodes, alertmanager=manager.address, hurry=options.hurry
-            ) as prometheus,
-        ):
-            print(f"Prometheus   http://{prometheus.address}")
-            print(f"Alertmanager http://{manager.address}")
-            print(f"dashboards   {folder}/*.svg, every minute; Ctrl-C ends it", flush=True)
-            _follow(prometheus.address, folder)
+        watch(about, options.dir / "watch", hurry=options.hurry)
     except Unavailable as error:
         print(error, file=sys.stderr)
         return 1
@@ -53,22 +61,58 @@ def main() -> int:
     return 0
 
 
-def _follow(address: str, folder: Path) -> None:
-    firing: set[str] = set()
-    drawn, began = 0.0, time.time()
+def watch(about: Mapping[str, Any], folder: Path, *, hurry: bool = False) -> None:
+    """Watch the cluster that `about` describes, as cluster.json does, until KeyboardInterrupt.
+
+    Raises Unavailable.
+    """
+    before = about.get("balancer")
+    with (
+        Receiver() as receiver,
+        start_alertmanager(folder / "alertmanager", receiver.url) as manager,
+        start_prometheus(
+            folder / "prometheus",
+            about["nodes"],
+            alertmanager=manager.address,
+            balancer=urlsplit(before["metrics"]).netloc if before else "",
+            hurry=hurry,
+        ) as prometheus,
+    ):
+        print(f"Prometheus   http://{prometheus.address}")
+        print(f"Alertmanager http://{manager.address}")
+        if before:
+            print(f"HAProxy      {before['metrics']}")
+        print(f"dashboards   {folder}/*.svg, every minute and at each alert; Ctrl-C ends it", flush=True)
+        _follow(receiver, prometheus.address, folder)
+
+
+def _follow(receiver: Receiver, prometheus: str, folder: Path) -> None:
+    began, due = time.time(), time.monotonic() + SOON
+    said: dict[tuple[str, ...], str] = {}
     while True:
-        now = {each["metric"]["alertname"] for each in query(address, 'ALERTS{alertstate="firing"}')}
-        for name in sorted(now - firing):
-            print(f"{time.strftime('%H:%M:%S')} fires     {name}: docs/runbook.md#{name.lower()}", flush=True)
-        for name in sorted(firing - now):
-            print(f"{time.strftime('%H:%M:%S')} resolved  {name}", flush=True)
-        firing = now
-        if time.monotonic() - drawn > 60:
-            drawn = time.monotonic()
+        try:
+            notice = receiver.notices.get(timeout=max(0.0, due - time.monotonic()))
+        except queue.Empty:
+            now = time.time()
             for dashboard in DASHBOARDS:
-                text = draw(dashboard, address, max(began - 5, time.time() - 1800), time.time())
+                text = draw(dashboard, prometheus, max(began - 5, now - SHOWN), now)
                 (folder / f"{dashboard.name}.svg").write_text(text)
-        time.sleep(1.0)
+            due = time.monotonic() + EVERY
+            continue
+        # Alertmanager tells of a whole group again whenever something in it changes.
+        one = (notice.receiver, *sorted(f"{key}={value}" for key, value in notice.labels.items()))
+        if said.get(one, "resolved") != notice.status:
+            said[one] = notice.status
+            print(_line(notice), flush=True)
+            due = min(due, time.monotonic() + SOON)
+
+
+def _line(notice: Notice) -> str:
+    who = {"pages": "page", "tickets": "ticket"}.get(notice.receiver, notice.receiver)
+    text = f"{time.strftime('%H:%M:%S')} {who:6} {notice.status:8} {notice.name}"
+    if notice.status == "firing":
+        text += f": {notice.annotations['summary']} {notice.annotations['runbook']}"
+    return text
 
 
 if __name__ == "__main__":

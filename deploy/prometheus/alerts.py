@@ -1,7 +1,8 @@
 """Every alert but those of the objectives. `docs/runbook.md` has a section for each, under its name.
 
-`page`: somebody gets up. `ticket`: somebody looks in working hours. Expressions are grouped by `namespace`,
-so that two installations in one Prometheus do not hide each other.
+`page`: somebody gets up. `ticket`: somebody looks in working hours. What pages for a rate waits longer than
+its window is: a failover of seconds, after which all is well, wakes nobody. Expressions are grouped by
+`namespace`, so that two installations in one Prometheus do not hide each other.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ JOBS: Final = {role: f"holdfast-{role}" for role in ("access", "logic", "dispatc
 
 
 class Alert(NamedTuple):
-    """One alert. `hold` is how long the expression must be true, as Prometheus writes durations."""
+    """One alert. `hold` is how long the expression must be true, as Prometheus writes durations.
+
+    It goes on firing for `linger` after its end: what follows from it, and is silenced by it, needs as long.
+    """
 
     name: str
     severity: Literal["page", "ticket"]
     hold: str
     expression: str
     summary: str
+    linger: str = ""
 
 
 def _by(expression: str, *labels: str) -> str:
@@ -30,6 +35,7 @@ def _none_up(role: str) -> str:
     return f'sum by (namespace) (up{{job="{job}"}}) == 0 or absent(up{{job="{job}"}})'
 
 
+# A series that is new is no increase to Prometheus: the first dead letter of a reason is counted besides.
 def _increase(metric: str, window: str = "10m") -> str:
     return _by(f"increase({metric}[{window}])") + " > 0"
 
@@ -37,7 +43,12 @@ def _increase(metric: str, window: str = "10m") -> str:
 ALERTS: Final = (
     # processes
     Alert(
-        "HoldfastNoAccess", "page", "1m", _none_up("access"), "No access node answers: nobody can connect."
+        "HoldfastNoAccess",
+        "page",
+        "1m",
+        _none_up("access"),
+        "No access node answers: nobody can connect.",
+        linger="5m",
     ),
     Alert(
         "HoldfastNoLogic",
@@ -45,6 +56,7 @@ ALERTS: Final = (
         "1m",
         _none_up("logic"),
         "No logic process answers: sends are acked but not handled, and the HTTP API is away.",
+        linger="5m",
     ),
     Alert(
         "HoldfastNoDispatch",
@@ -52,6 +64,7 @@ ALERTS: Final = (
         "1m",
         _none_up("dispatch"),
         "No dispatcher answers: what is published waits in Kafka.",
+        linger="5m",
     ),
     Alert(
         "HoldfastProcessDown",
@@ -151,7 +164,7 @@ ALERTS: Final = (
         "HoldfastDeliveryPolls",
         "page",
         "2m",
-        _by('rate(holdfast_access_polls_total{why="quiet"}[2m])') + " > 0.5",
+        _by('rate(holdfast_access_polls_total{why="quiet"}[90s])') + " > 0.5",
         "Access nodes hear nothing of some partitions, and ask Redis once a second instead.",
     ),
     # logic
@@ -189,8 +202,10 @@ ALERTS: Final = (
         "HoldfastDeadLetters",
         "ticket",
         "0m",
-        "sum by (namespace) (increase(holdfast_logic_dead_letters_total[10m])) > 0 "
-        "or sum by (namespace) (increase(holdfast_dispatch_dead_letters_total[10m])) > 0",
+        " or ".join(
+            f"{_increase(metric)} or {_by(f'{metric} unless {metric} offset 10m')} > 0"
+            for metric in ("holdfast_logic_dead_letters_total", "holdfast_dispatch_dead_letters_total")
+        ),
         "Messages were put into the dead letters.",
     ),
     Alert(
@@ -258,14 +273,14 @@ ALERTS: Final = (
         "HoldfastKafkaWritesFail",
         "page",
         "2m",
-        _by("rate(holdfast_bus_produce_failed_total[5m])", "topic") + " > 0",
+        _by("rate(holdfast_bus_produce_failed_total[90s])", "topic") + " > 0",
         "Records to {{ $labels.topic }} have unknown outcomes: Kafka does not answer in time.",
     ),
     Alert(
         "HoldfastKafkaBufferFull",
         "page",
-        "1m",
-        _by("rate(holdfast_bus_buffer_full_total[5m])") + " > 0",
+        "2m",
+        _by("rate(holdfast_bus_buffer_full_total[90s])") + " > 0",
         "Producers refuse records because Kafka takes them too slowly.",
     ),
     Alert(
@@ -279,9 +294,9 @@ ALERTS: Final = (
         "HoldfastRedisFails",
         "page",
         "2m",
-        _by("rate(holdfast_log_call_failed_total[5m])")
+        _by("rate(holdfast_log_call_failed_total[90s])")
         + " > 0.01 * "
-        + _by("rate(holdfast_log_call_seconds_count[5m])"),
+        + _by("rate(holdfast_log_call_seconds_count[90s])"),
         "More than 1 % of the calls to Redis fail.",
     ),
     Alert(
@@ -291,6 +306,13 @@ ALERTS: Final = (
         "histogram_quantile(0.99, sum by (namespace, le) "
         "(rate(holdfast_dispatch_apply_seconds_bucket[5m]))) > 0.1",
         "Applying a batch takes more than 100 ms at p99.",
+    ),
+    Alert(
+        "HoldfastMembershipFails",
+        "ticket",
+        "5m",
+        _by("rate(holdfast_directory_call_failed_total[2m])") + " > 0",
+        "Calls to the membership store fail: everything goes on, and nobody sees who comes or goes.",
     ),
     Alert(
         "HoldfastMembershipDisagrees",

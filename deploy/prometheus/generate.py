@@ -32,6 +32,7 @@ def groups() -> list[dict[str, Any]]:
                     "alert": alert.name,
                     "expr": alert.expression,
                     "for": alert.hold,
+                    **({"keep_firing_for": alert.linger} if alert.linger else {}),
                     "labels": {"severity": alert.severity},
                     "annotations": {
                         "summary": alert.summary,

@@ -99,6 +99,7 @@ class KafkaProducer:
         """See `holdfast.bus.port.Producer`."""
         size = record_size(key, value, headers)
         if size > MAX_RECORD:
+            self._metrics.bus_too_large.labels(topic).inc()
             raise Reject("too_large", f"a record has {size} bytes; {MAX_RECORD} are possible")
         if self._closed:
             raise Retry("this producer is closed")

@@ -58,6 +58,7 @@ class MemoryProducer:
         """See `holdfast.bus.port.Producer`."""
         size = len(key or b"") + len(value or b"") + sum(len(name) + len(text) for name, text in headers)
         if size > MAX_RECORD:
+            self._metrics.bus_too_large.labels(topic).inc()
             raise Reject("too_large", f"a record has {size} bytes; {MAX_RECORD} are possible")
         if self._closed:
             raise Retry("this producer is closed")

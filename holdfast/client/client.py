@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 
 from holdfast.client.driver import Driver
-from holdfast.client.errors import Closed
 from holdfast.client.events import Operation
 from holdfast.client.inbox import Inbox
 from holdfast.client.state import ClientState
@@ -92,9 +91,11 @@ class Client:
             raise Retry(f"not connected within {timeout:g} s; {self._driver.last_error}") from None
 
     async def close(self) -> None:
-        """End the connection and everything that waits for it. What was not acked is reported so."""
-        self._driver.finish(Closed("closed"))
-        await asyncio.sleep(0)  # the transport says goodbye
+        """End the connection and everything that waits for it. What was not acked is reported so.
+
+        Returns once the connection is gone, which takes a moment; after a second it is cut off.
+        """
+        await self._driver.close()
 
     async def __aenter__(self) -> Self:
         await self.connect()

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
+from holdfast.clock import within
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from holdfast.clock import Clock
 
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443, "tcp": 8001, "tcps": 8001}
 
@@ -96,6 +100,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.said: End | None = None
+        self._gone = asyncio.Event()
         self._carrier = carrier
         self._on_open = on_open
         self._on_frames = on_frames
@@ -133,6 +138,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
+        self._gone.set()
         self._finish(self._ending() if exc is None else End(0, str(exc)))
 
     def _ending(self) -> End:
@@ -148,6 +154,11 @@ class Connection(asyncio.Protocol):
     def _finish(self, end: End) -> None:
         if not self.ended.done():
             self.ended.set_result(end)
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether nothing of it is left."""
+        return self._transport is None or self._gone.is_set()
 
     @property
     def paused(self) -> bool:
@@ -180,3 +191,16 @@ class Connection(asyncio.Protocol):
             if goodbye := self._carrier.close():
                 self._transport.write(goodbye)
             self._transport.close()
+
+    async def goodbye(self, clock: Clock, seconds: float) -> None:
+        """After `drop`, wait until the transport is gone; cut it off after so many seconds.
+
+        By TLS that takes the peer's own goodbye, and with bytes unwritten a peer that reads.
+        """
+        if self._transport is None or self.gone:
+            return
+        try:
+            await within(clock, seconds, self._gone.wait())
+        except TimeoutError:
+            self._transport.abort()
+            await asyncio.sleep(0)

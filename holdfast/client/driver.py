@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _PING: Final = msgspec.json.encode(frames.Ping())
 _PONG: Final = msgspec.json.encode(frames.Pong())
+
+GOODBYE: Final = 1.0
+"""Seconds that the end of a connection may take at `close`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +66,7 @@ class Driver:
         self._ssl = ssl
         self._reconnect: Reconnect
         self._connection: Connection | None = None
+        self._made: list[Connection] = []  # also those that are over, while their transports are there
         self._endpoint: str | None = None
         self._live: float | None = None
         self._heard = self._written = 0.0
@@ -138,6 +143,7 @@ class Driver:
 
         connection = Connection(carrier, on_open=opened, on_frames=lambda raw: self._receive(connection, raw))
         self._connection = connection
+        self._made = [*(each for each in self._made if not each.gone), connection]
         ssl = (self._ssl or ssl_module.create_default_context()) if address.secure else None
         timer = self._clock.call_later(
             self._attempt,
@@ -160,6 +166,12 @@ class Driver:
         finally:
             timer.cancel()
         return end
+
+    async def close(self) -> None:
+        """End everything because the program wants so, and see the connections off."""
+        self.finish(Closed("closed"))
+        await asyncio.sleep(0)  # what was cancelled ends
+        await asyncio.gather(*(connection.goodbye(self._clock, GOODBYE) for connection in self._made))
 
     def finish(self, error: Closed) -> None:
         """End everything, for the reason given; what still waits is told."""

@@ -13,6 +13,7 @@ from holdfast.commands.findings import report
 from holdfast.commands.show import as_json, say, table
 from holdfast.doctor.finding import Findings
 from holdfast.errors import Stop
+from holdfast.membership.watchers import ROLES
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +26,6 @@ EXIT_WRONG: Final = 78
 """As services end that refuse their settings: EX_CONFIG of sysexits.h."""
 
 HIDDEN: Final = "(secret)"
-
-_ROLES: Final = ("access", "logic", "dispatch")
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -102,7 +101,7 @@ def _given(settings: Settings, path: str | None) -> Sequence[tuple[str, Any, str
 def look(settings: Settings) -> Sequence[Finding]:
     """Build what each service is built from, and judge what is allowed but hardly meant."""
     findings = Findings("settings")
-    for role in _ROLES:
+    for role in ROLES:
         try:
             _build(settings, role)
         except Stop as stop:
@@ -160,22 +159,10 @@ def _read_membership(findings: Findings, settings: Settings) -> None:
 
 def _build(settings: Settings, role: str) -> None:
     """Build a service and drop it. Raises Stop."""
-    from holdfast.clock import SystemClock  # noqa: PLC0415
-    from holdfast.network import TcpNetwork  # noqa: PLC0415
     from holdfast.observe.metrics import Metrics  # noqa: PLC0415
-    from holdfast.parts import Parts  # noqa: PLC0415
-    from holdfast.process import make_bus, make_directory, make_log  # noqa: PLC0415
+    from holdfast.process import make_parts  # noqa: PLC0415
     from holdfast.wiring import load_services  # noqa: PLC0415
 
     sys.path.insert(0, "")  # as a service does, for `module:name` in the current folder
-    metrics = Metrics()
-    parts = Parts(
-        settings=settings,
-        clock=SystemClock(),
-        network=TcpNetwork(),
-        bus=make_bus(settings, metrics),
-        log=make_log(settings, metrics),
-        directory=make_directory(settings, metrics),
-        metrics=metrics,
-    )
+    parts = make_parts(settings, Metrics())
     load_services(f"{role}.service").build(parts, "check", 0)

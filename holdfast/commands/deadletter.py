@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from holdfast.commands.ports import run
 from holdfast.commands.show import Tinted, as_json, say, table, when
 from holdfast.deadletters import DeadLetters, Found, original
 from holdfast.errors import Stop
@@ -15,8 +16,7 @@ from holdfast.errors import Stop
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from holdfast.bus.port import Bus
-    from holdfast.clock import Clock
+    from holdfast.parts import Parts
 
 DEADLINE = 10.0
 """Seconds until a write without an answer counts as unknown."""
@@ -87,31 +87,12 @@ def _name(text: str) -> str:
 def _run(options: argparse.Namespace) -> int:
     if options.work is retry:
         _check_chosen(options)
-    from holdfast.process import run_loop  # noqa: PLC0415 - uvloop and the adapters, only where used
-
-    return run_loop(_on_kafka(options))
+    return run(options, options.work, "bus")
 
 
-async def _on_kafka(options: argparse.Namespace) -> int:
-    from holdfast.clock import SystemClock  # noqa: PLC0415
-    from holdfast.observe.metrics import Metrics  # noqa: PLC0415
-    from holdfast.process import make_bus  # noqa: PLC0415
-    from holdfast.settings import load  # noqa: PLC0415
-
-    settings = load(options.config)
-    # Who looks creates nothing: a wrong prefix is to be seen as one.
-    kafka = msgspec.structs.replace(settings.kafka, create_topics=False)
-    bus = make_bus(msgspec.structs.replace(settings, kafka=kafka), Metrics())
-    await bus.start()
-    try:
-        return int(await options.work(bus, SystemClock(), options))
-    finally:
-        await bus.close()
-
-
-async def show_list(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
+async def show_list(ports: Parts, options: argparse.Namespace) -> int:
     """List the newest letters."""
-    found = await DeadLetters(bus, clock).newest(options.limit, reason=options.reason)
+    found = await DeadLetters(ports.bus, ports.clock).newest(options.limit, reason=options.reason)
     letters = [one.letter for one in found]
     if options.json:
         say(as_json(letters))
@@ -128,9 +109,9 @@ async def show_list(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
     return 0
 
 
-async def show_one(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
+async def show_one(ports: Parts, options: argparse.Namespace) -> int:
     """Show one letter with its original."""
-    found = await DeadLetters(bus, clock).find(options.letter)
+    found = await DeadLetters(ports.bus, ports.clock).find(options.letter)
     letter, content = found.letter, original(found)
     if options.json:
         raw = found.record.value
@@ -156,9 +137,9 @@ async def show_one(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
     return 0
 
 
-async def retry(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
+async def retry(ports: Parts, options: argparse.Namespace) -> int:
     """Handle letters again."""
-    letters = DeadLetters(bus, clock)
+    letters = DeadLetters(ports.bus, ports.clock)
     _check_chosen(options)
     chosen: Sequence[Found]
     if options.all:
@@ -167,7 +148,7 @@ async def retry(bus: Bus, clock: Clock, options: argparse.Namespace) -> int:
             chosen = [one for one in chosen if one.letter.state != "retried"]
     else:
         chosen = [await letters.find(name) for name in dict.fromkeys(options.letters)]
-    producer = await bus.producer(deadline=DEADLINE)
+    producer = await ports.bus.producer(deadline=DEADLINE)
     try:
         outcome = await letters.retry(chosen, producer, force=options.force)
     finally:

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.commands import nodes
 from holdfast.commands.findings import report
-from holdfast.commands.ports import ROLES, Ports, run
+from holdfast.commands.ports import run
 from holdfast.commands.show import as_json, say
 from holdfast.doctor import kafka, machine, members, membership, redis, shards
 from holdfast.doctor.finding import Findings
 from holdfast.errors import Retry
+from holdfast.membership.watchers import ROLES
+from holdfast.tls import health_client
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from holdfast.doctor.finding import Finding
+    from holdfast.parts import Parts
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -37,7 +40,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=lambda options: run(options, show))
 
 
-async def show(ports: Ports, options: argparse.Namespace) -> int:
+async def show(ports: Parts, options: argparse.Namespace) -> int:
     """Look at everything, all areas at the same time."""
     findings = await look(ports)
     say(as_json({"findings": findings}) if options.json else report(findings, quiet=options.quiet))
@@ -47,7 +50,7 @@ async def show(ports: Ports, options: argparse.Namespace) -> int:
     return 75 if "unknown" in levels else 0
 
 
-async def look(ports: Ports) -> Sequence[Finding]:
+async def look(ports: Parts) -> Sequence[Finding]:
     """Return all findings, area by area. Raises Stop for settings that cannot be."""
     from holdfast.log.redis_scripts import Caller  # noqa: PLC0415 - the adapters, only where used
     from holdfast.network import TcpNetwork  # noqa: PLC0415
@@ -73,7 +76,7 @@ async def look(ports: Ports) -> Sequence[Finding]:
     return [one for area in (*areas, *above, here) for one in area]
 
 
-async def _processes(ports: Ports, *, told: bool) -> Sequence[Finding]:
+async def _processes(ports: Parts, *, told: bool) -> Sequence[Finding]:
     """Look at all processes; without the membership store (`told`) nobody knows which they are."""
     findings = Findings("processes")
     if not told:
@@ -85,4 +88,5 @@ async def _processes(ports: Ports, *, told: bool) -> Sequence[Finding]:
         findings.unknown("all", str(error))
         return findings.all
     missing = [role for role in ROLES if role not in {one.role for one in seen}]
-    return await members.look(seen, missing, ports.log.partitions, ports.clock)
+    trust = health_client(ports.settings.process)
+    return await members.look(seen, missing, ports.log.partitions, ports.clock, trust)

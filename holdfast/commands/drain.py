@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from holdfast.commands.ports import Ports, moving, registered, run
+from holdfast.commands.ports import moving, registered, run
 from holdfast.commands.show import Tinted, as_json, note, say, table
 from holdfast.errors import Reject
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.membership.port import Node
+    from holdfast.parts import Parts
 
 HEARD: Final = 10.0
 """Seconds within which a node that was asked to drain is to say so: the ask comes with its next beat."""
@@ -46,7 +47,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=lambda options: run(options, drain, "log", "directory"))
 
 
-async def drain(ports: Ports, options: argparse.Namespace) -> int:
+async def drain(ports: Parts, options: argparse.Namespace) -> int:
     """Ask nodes to drain, and wait until they say that they do, or have."""
     if ports.settings.membership.kind == "static":
         raise Reject("conflict", _STATIC)
@@ -116,7 +117,7 @@ def choose(nodes: Sequence[Node], names: Sequence[str]) -> Sequence[Node]:
     return list(chosen.values())
 
 
-def _states(ports: Ports, chosen: dict[str, Node]) -> dict[str, str]:
+def _states(ports: Parts, chosen: dict[str, Node]) -> dict[str, str]:
     """Return what the membership store says of nodes: `asked` while it says nothing."""
     known = {node.incarnation: node for node in ports.directory.nodes("access")}
     return {
@@ -124,7 +125,7 @@ def _states(ports: Ports, chosen: dict[str, Node]) -> dict[str, str]:
     }
 
 
-async def _clients(ports: Ports, chosen: dict[str, Node]) -> dict[str, int]:
+async def _clients(ports: Parts, chosen: dict[str, Node]) -> dict[str, int]:
     """Return how many connections are left at those that have any, and have not gone. Raises Retry."""
     loads = await ports.log.loads(0)
     states = _states(ports, chosen)

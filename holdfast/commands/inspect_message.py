@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.channel import parse, partition_of
 from holdfast.commands import journey
-from holdfast.commands.ports import Ports, run
+from holdfast.commands.ports import run
 from holdfast.commands.show import Tinted, as_json, say, table, when
 from holdfast.errors import Reject
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.commands.journey import Step
+    from holdfast.parts import Parts
 
 _TINTS = {"kept": "good", "dead": "bad"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -56,7 +57,7 @@ def _seconds(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-async def show(ports: Ports, options: argparse.Namespace) -> int:
+async def show(ports: Parts, options: argparse.Namespace) -> int:
     """Show where a message is."""
     if len(options.message) < 4:
         raise Reject("bad_request", f"{options.message!r} is too short for a message's id")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from holdfast import records
-from holdfast.bus.port import OffsetLost
+from holdfast.bus import span
 from holdfast.commands.show import plain
-from holdfast.errors import Retry
 from holdfast.log.port import Query
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from holdfast.bus.port import Bus, Record, Topic
-    from holdfast.commands.ports import Ports
+    from holdfast.bus.port import Record, Topic
+    from holdfast.parts import Parts
 
 MOST = 200
 """Records of one topic that speak of a message and are looked at, at most; the answer says where it cuts."""
@@ -25,9 +25,7 @@ MOST = 200
 LOOK_BACK = 2000
 """Newest entries of a channel among which a message is looked for, at most."""
 
-_BATCH = 1000
 _PAGE = 200
-_PATIENCE = 10.0
 
 WAITING = {
     "waits for logic": "It is in Kafka and safe, and logic has not handled it yet. `holdfast nodes` shows "
@@ -49,21 +47,21 @@ class Step(msgspec.Struct):
     ts: int = 0
 
 
-async def of(ports: Ports, name: str, since: int, partitions: Mapping[str, Sequence[int]]) -> Sequence[Step]:
+async def of(ports: Parts, name: str, since: int, partitions: Mapping[str, Sequence[int]]) -> Sequence[Step]:
     """Return the traces of a message in the order of its way; empty where there is none.
 
     `partitions` may say which of a topic to read. Raises Retry.
     """
-    dead = [_step_of_letter(record) for record in await find(ports.bus, "dead", name, since)]
-    inbound = await find(ports.bus, "inbound", name, since, partitions.get("inbound"))
-    outbound = await find(ports.bus, "outbound", name, since, partitions.get("outbound"))
+    dead = [_step_of_letter(record) for record in await find(ports, "dead", name, since)]
+    inbound = await find(ports, "inbound", name, since, partitions.get("inbound"))
+    outbound = await find(ports, "outbound", name, since, partitions.get("outbound"))
     steps: list[Step] = []
     sent = [(record, value) for record in inbound if (value := _inbound(record, name)) is not None]
     if not sent:
         # An output's id is the handler's: what it came of has the id in its `cause`.
         causes = {cause for record in outbound if (cause := _cause(record, name)) and cause != name}
         for cause in causes:
-            found = await find(ports.bus, "inbound", cause, since, partitions.get("inbound"))
+            found = await find(ports, "inbound", cause, since, partitions.get("inbound"))
             sent += [(record, value) for record in found if (value := _inbound(record, cause)) is not None]
     # What came of it says that it was handled, up to a second before logic commits.
     handled = max((record.ts for record in outbound), default=0)
@@ -81,39 +79,20 @@ async def of(ports: Ports, name: str, since: int, partitions: Mapping[str, Seque
 
 
 async def find(
-    bus: Bus, topic: Topic, name: str, since: int, partitions: Sequence[int] | None = None
+    ports: Parts, topic: Topic, name: str, since: int, partitions: Sequence[int] | None = None
 ) -> Sequence[Record]:
     """Return the records of a topic since a time (Unix ms) in whose value an id stands, MOST at most."""
-    ends = await bus.ends(topic)
+    ends = await ports.bus.ends(topic)
     wanted = [p for p in (ends if partitions is None else partitions) if ends[p][0] < ends[p][1]]
-    offsets = await asyncio.gather(*(bus.offset_at(topic, partition, since) for partition in wanted))
-    starts = {p: at for p, at in zip(wanted, offsets, strict=True) if at < ends[p][1]}
-    left = {partition: ends[partition][1] for partition in starts}
-    if not left:
-        return []
+    offsets = await asyncio.gather(*(ports.bus.offset_at(topic, partition, since) for partition in wanted))
+    spans = {p: (at, ends[p][1]) for p, at in zip(wanted, offsets, strict=True)}
     sought = name.encode()
     found: list[Record] = []
-    reader = await bus.reader(topic)
-    silent = 0.0
-    try:
-        reader.assign(starts)
-        while left and len(found) < MOST:
-            try:
-                batches = await reader.fetch(_BATCH, 0.5)
-            except OffsetLost as lost:
-                reader.seek(lost.partition, lost.start)  # retention was faster
-                if lost.start >= left.get(lost.partition, 0):
-                    left.pop(lost.partition, None)
-                continue
-            silent = 0.0 if batches else silent + 0.5
-            if silent >= _PATIENCE:
-                raise Retry(f"{topic}: partitions {sorted(left)} cannot be read to their end")
-            for partition, batch in batches.items():
-                found += [record for record in batch if record.value is not None and sought in record.value]
-                if batch and batch[-1].offset + 1 >= left.get(partition, 0):
-                    left.pop(partition, None)
-    finally:
-        await reader.close()
+    async with contextlib.aclosing(span.read(ports.bus, ports.clock, topic, spans)) as batches:
+        async for batch in batches:
+            found += [record for record in batch if record.value is not None and sought in record.value]
+            if len(found) >= MOST:
+                break
     return sorted(found, key=lambda record: (record.ts, record.partition, record.offset))[:MOST]
 
 
@@ -170,7 +149,7 @@ def _steps_of_send(
     return [written, Step("logic", f"committed {committed}", "waits for logic", waits)]
 
 
-async def _steps_of_message(ports: Ports, record: Record, message: records.Message) -> list[Step]:
+async def _steps_of_message(ports: Parts, record: Record, message: records.Message) -> list[Step]:
     members = records.entry_members(message.body)
     shard = record.partition
     written = Step(
@@ -194,7 +173,7 @@ async def _steps_of_message(ports: Ports, record: Record, message: records.Messa
     return [written, applied, await _step_of_log(ports, shard, message.channel, members["id"])]
 
 
-async def _step_of_log(ports: Ports, shard: int, channel: str, name: str) -> Step:
+async def _step_of_log(ports: Parts, shard: int, channel: str, name: str) -> Step:
     """Look for a message among the newest of a channel."""
     sought = records.log_entry(0, b'"id":%b,' % msgspec.json.encode(name)).partition(b",")[2]
     before, looked = None, 0

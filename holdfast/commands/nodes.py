@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from holdfast.commands.ports import ROLES, Ports, moving, registered, run
+from holdfast.commands.ports import moving, registered, run
 from holdfast.commands.show import Tinted, as_json, say, table, tint
 from holdfast.doctor.spans import spans
+from holdfast.membership.watchers import ROLES
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from holdfast.log.port import ShardState
     from holdfast.membership.port import Node
+    from holdfast.parts import Parts
 
 STRAY_SECONDS: Final = 2.0
 """How long a beat of a node that is not registered is waited for: what is left of the dead does not move."""
@@ -76,7 +78,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=lambda options: run(options, show, "log", "directory"))
 
 
-async def show(ports: Ports, options: argparse.Namespace) -> int:
+async def show(ports: Parts, options: argparse.Namespace) -> int:
     """List the processes."""
     found = await look(ports)
     missing = [role for role in ROLES if role not in {one.role for one in found}]
@@ -112,7 +114,7 @@ def _row(one: Seen, every: Sequence[Seen]) -> tuple[Any, ...]:
     )
 
 
-async def look(ports: Ports) -> Sequence[Seen]:
+async def look(ports: Parts) -> Sequence[Seen]:
     """Return every process. Raises Retry."""
     beats, loads, buried = await asyncio.gather(
         ports.log.beats(0), ports.log.loads(0), ports.log.tombstones(0)

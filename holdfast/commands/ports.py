@@ -7,22 +7,21 @@ membership store themselves, as their settings name them, and no service.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from holdfast.errors import Retry
+from holdfast.membership.watchers import ROLES
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-    from holdfast.bus.port import Bus
     from holdfast.clock import Clock
     from holdfast.log.port import Log
-    from holdfast.membership.port import Directory, Node, Role
-    from holdfast.settings import Settings
+    from holdfast.membership.port import Node
+    from holdfast.parts import Parts
 
 LOOKS = 0.25
 """Seconds between two looks at the beats."""
@@ -30,24 +29,11 @@ LOOKS = 0.25
 PATIENCE = 5.5
 """Seconds of looking without movement until a node counts as dead: `liveness.DEAD_AFTER`, and a look."""
 
-ROLES: Sequence[Role] = ("access", "logic", "dispatch")
-
 _MARK = 13
 """Characters at the end of an incarnation that are not the node's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a command works with. Those that it did not ask for are not connected."""
-
-    settings: Settings
-    clock: Clock
-    bus: Bus
-    log: Log
-    directory: Directory
-
-
-def registered(ports: Ports, beating: Collection[str]) -> Sequence[Node]:
+def registered(ports: Parts, beating: Collection[str]) -> Sequence[Node]:
     """Return every process that the membership store knows, by role.
 
     A file (`membership.kind = "static"`) knows no incarnations: they are looked for by name in what beats.
@@ -60,7 +46,7 @@ def registered(ports: Ports, beating: Collection[str]) -> Sequence[Node]:
 
 
 def run(
-    options: argparse.Namespace, work: Callable[[Ports, argparse.Namespace], Awaitable[int]], *needs: str
+    options: argparse.Namespace, work: Callable[[Parts, argparse.Namespace], Awaitable[int]], *needs: str
 ) -> int:
     """Do a command's work with the ports it `needs`, of `bus`, `log` and `directory`; return its exit status.
 
@@ -73,26 +59,18 @@ def run(
 
 async def _with_ports(
     options: argparse.Namespace,
-    work: Callable[[Ports, argparse.Namespace], Awaitable[int]],
+    work: Callable[[Parts, argparse.Namespace], Awaitable[int]],
     needs: Sequence[str],
 ) -> int:
-    from holdfast.clock import SystemClock  # noqa: PLC0415
     from holdfast.observe.metrics import Metrics  # noqa: PLC0415
-    from holdfast.process import make_bus, make_directory, make_log  # noqa: PLC0415
+    from holdfast.process import make_parts  # noqa: PLC0415
     from holdfast.settings import load  # noqa: PLC0415
 
     settings = load(options.config)
     # Who looks creates nothing: a wrong prefix is to be seen as one.
     kafka = msgspec.structs.replace(settings.kafka, create_topics=False)
     settings = msgspec.structs.replace(settings, kafka=kafka)
-    metrics = Metrics()
-    ports = Ports(
-        settings,
-        SystemClock(),
-        make_bus(settings, metrics),
-        make_log(settings, metrics),
-        make_directory(settings, metrics),
-    )
+    ports = make_parts(settings, Metrics())
     used: list[Any] = [getattr(ports, need) for need in needs]
     try:
         for need in needs:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from holdfast.channel import parse, partition_of
-from holdfast.commands.ports import Ports, moving, registered, run
+from holdfast.commands.ports import moving, registered, run
 from holdfast.commands.show import Tinted, as_json, note, say, table, when
 from holdfast.errors import Retry
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.log.port import SessionInfo
+    from holdfast.parts import Parts
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=lambda options: run(options, show, "log"))
 
 
-async def show(ports: Ports, options: argparse.Namespace) -> int:
+async def show(ports: Parts, options: argparse.Namespace) -> int:
     """Show the sessions of users."""
     users: Sequence[str] = list(dict.fromkeys(options.users))
     for user in users:
@@ -61,7 +62,7 @@ def _row(user: str, info: SessionInfo, names: dict[str, str], alive: set[str]) -
     return (user, info.session, state, node, info.device, when(info.since), info.client)
 
 
-async def _names(ports: Ports, alive: set[str]) -> dict[str, str]:
+async def _names(ports: Parts, alive: set[str]) -> dict[str, str]:
     """Return the names of access nodes by incarnation; without the membership store, none."""
     try:
         await ports.directory.start()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from holdfast.channel import parse, partition_of
-from holdfast.commands.ports import Ports, run
+from holdfast.commands.ports import run
 from holdfast.commands.show import as_json, note, plain, say, tint, when
 from holdfast.errors import Reject, Retry
 from holdfast.log.port import Query, Rebuilding
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import argparse
 
     from holdfast.log.port import View
+    from holdfast.parts import Parts
 
 EVERY = 0.5
 """Seconds between two reads while following."""
@@ -42,7 +43,7 @@ def add(commands: Any, common: argparse.ArgumentParser, number: Any) -> None:
     parser.set_defaults(run=lambda options: run(options, show, "log"))
 
 
-async def show(ports: Ports, options: argparse.Namespace) -> int:
+async def show(ports: Parts, options: argparse.Namespace) -> int:
     """Show the newest messages, then maybe those that come."""
     kind, _ = parse(options.channel)
     if kind not in ports.settings.policies():
@@ -57,7 +58,7 @@ async def show(ports: Ports, options: argparse.Namespace) -> int:
 
 
 class _Tail:
-    def __init__(self, ports: Ports, options: argparse.Namespace) -> None:
+    def __init__(self, ports: Parts, options: argparse.Namespace) -> None:
         self._log = ports.log
         self._channel: str = options.channel
         self._shard = partition_of(self._channel, ports.log.partitions)

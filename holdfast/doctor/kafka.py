@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -13,7 +16,7 @@ from holdfast.doctor.finding import Findings
 from holdfast.errors import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from aiokafka.admin import AIOKafkaAdminClient
 
@@ -38,11 +41,17 @@ async def look(settings: Kafka, bus: Bus, clock: Clock) -> Sequence[Finding]:
     """Look at Kafka. `bus` need not be started."""
     findings = Findings("Kafka")
     seconds = max(settings.deadline, 1.0)
-    try:
-        admin = await kafka_topics.connect(settings, seconds)
-    except _AWAY as error:
-        findings.wrong("servers", f"{settings.servers}: {error!r}", "start Kafka, or correct kafka.servers")
-        return findings.all
+    with _listening() as said:
+        try:
+            admin = await kafka_topics.connect(settings, seconds)
+        except _AWAY as error:
+            findings.wrong(
+                "servers",
+                f"{settings.servers}: {said[-1] if said else repr(error)}",
+                "start Kafka, or correct kafka.servers, or what Kafka or we refuse: kafka.user and password, "
+                "kafka.tls_authority and tls_certificate",
+            )
+            return findings.all
     try:
         whole = await _look_at_topics(findings, admin, settings)
     except (*_AWAY, Retry) as error:
@@ -53,6 +62,23 @@ async def look(settings: Kafka, bus: Bus, clock: Clock) -> Sequence[Finding]:
     if whole:
         await _look_at_groups(findings, settings, bus, clock)
     return findings.all
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[deque[str]]:
+    """Keep the last thing that aiokafka says: why it cannot connect is in its log only."""
+    said: deque[str] = deque(maxlen=1)
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger, keep = logging.getLogger("aiokafka"), Keep(logging.WARNING)
+    logger.addHandler(keep)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(keep)
 
 
 async def _look_at_topics(findings: Findings, admin: AIOKafkaAdminClient, settings: Kafka) -> bool:

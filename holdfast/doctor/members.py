@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock
     from holdfast.commands.nodes import Seen
     from holdfast.doctor.finding import Finding
+    from holdfast.tls import Trust
 
 SECONDS: Final = 3.0
 """How long a process may take to answer."""
@@ -50,14 +51,19 @@ class Told(msgspec.Struct):
 
 
 async def look(
-    seen: Sequence[Seen], missing: Sequence[str], partitions: int, clock: Clock
+    seen: Sequence[Seen], missing: Sequence[str], partitions: int, clock: Clock, trust: Trust
 ) -> Sequence[Finding]:
-    """Look at processes that were seen, and ask those that tell where; name roles that are `missing`."""
+    """Look at processes that were seen, and ask those that tell where; name roles that are `missing`.
+
+    Those that speak TLS are believed by `trust`.
+    """
     findings = Findings("processes")
     for role in missing:
         findings.wrong(role, "there is none", f"start {role}, or look why it ends: its log says it")
     room = asyncio.Semaphore(AT_ONCE)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SECONDS)) as session:
+    connector = aiohttp.TCPConnector(ssl=trust.context)
+    timeout = aiohttp.ClientTimeout(SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         every = await asyncio.gather(*(_ask(session, room, one.metrics, clock) for one in seen))
     for one, told in zip(seen, every, strict=True):
         _judge(findings, one, told, partitions, clock.now_ms())
@@ -81,13 +87,14 @@ async def look(
 async def _ask(session: aiohttp.ClientSession, room: asyncio.Semaphore, address: str, clock: Clock) -> Told:
     if not address:
         return Told(error="it tells no address")
+    url = address if address.startswith("https://") else f"http://{address}"
     try:
         async with room:
             began = clock.now_ms()
-            async with session.get(f"http://{address}/readyz") as answer:
+            async with session.get(f"{url}/readyz") as answer:
                 told = Told(problems=(await answer.json())["problems"])
                 told.ahead = _ahead(answer.headers.get("Date", ""), began / 1000, clock.now_ms() / 1000)
-            async with session.get(f"http://{address}/metrics") as answer:
+            async with session.get(f"{url}/metrics") as answer:
                 text = await answer.text()
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as error:
         return Told(error=f"{address} does not answer: {error or type(error).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast.doctor.finding import Findings
@@ -10,7 +11,7 @@ from holdfast.log.redis import OLDEST
 from holdfast.log.redis_place import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from holdfast.clock import Clock
     from holdfast.doctor.finding import Finding
@@ -39,7 +40,8 @@ async def look(settings: Redis, caller: Caller, partitions: int, clock: Clock) -
         for shard in shards:
             await _look_at_server(findings, caller, shard, clock)
             if place.cluster:
-                await _look_at_cluster(findings, caller, shard)
+                with _where_allowed(findings, "cluster", "cluster|info", "its state"):
+                    await _look_at_cluster(findings, caller, shard)
     except Retry as error:
         findings.wrong("servers", f"{hosts}: {error}", "start Redis, or correct redis.url")
     return findings.all
@@ -63,7 +65,23 @@ async def _look_at_server(findings: Findings, caller: Caller, shard: int, clock:
     _look_at_persistence(findings, name, info)
     _look_at_replicas(findings, name, info)
     await _look_at_room(findings, name, info, caller, shard)
-    await _look_at_time(findings, name, caller, shard, clock)
+    with _where_allowed(findings, name, "time", "its clock and the round trip to it"):
+        await _look_at_time(findings, name, caller, shard, clock)
+
+
+@contextlib.contextmanager
+def _where_allowed(findings: Findings, name: str, command: str, what: str) -> Iterator[None]:
+    """Say what cannot be looked at where our user may not run the command that tells it."""
+    try:
+        yield
+    except Retry as error:
+        if "NOPERM" not in str(error):
+            raise
+        findings.advice(
+            name,
+            f"{what} cannot be looked at: our user may not run {command.replace('|', ' ').upper()}",
+            f"where that is to be known: ACL SETUSER with +{command}; services do without",
+        )
 
 
 async def _info(caller: Caller, shard: int) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ class Node(msgspec.Struct, frozen=True):
 
     `name` is the operator's name for it; `incarnation` is new at every start; `address` is `host:port` of
     its nodelink (access) or "" where nobody connects to it; `endpoints` what clients may connect to, as
-    `{protocol: url}`; `metrics` is `host:port` of its metrics and health.
+    `{protocol: url}`; `metrics` is `host:port` of its metrics and health, after `https://` where it has TLS.
     """
 
     name: str

@@ -220,6 +220,7 @@ class Link:
         try:
             self.incarnation = decode_welcome(said[HEADER:end]).incarnation
         except msgspec.DecodeError as error:
+            self._metrics.dispatch_strangers.inc()
             _log.warning("not a node: %s", error, extra={"access_node": self.node.name})
             wire.transport.abort()
             return

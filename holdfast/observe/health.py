@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from holdfast.network import TcpNetwork
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from holdfast.network import Server
     from holdfast.observe.metrics import Metrics
+    from holdfast.tls import Trust
 
 
 class HealthServer:
@@ -17,14 +21,24 @@ class HealthServer:
 
     `problems` returns what keeps the process from serving, in words; it is asked at each `/readyz`. What all
     processes share (Redis or Kafka being away) must not be among them, or every pod would leave at once.
+    With `trust`, it speaks TLS.
     """
 
-    def __init__(self, host: str, port: int, metrics: Metrics, problems: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        metrics: Metrics,
+        problems: Callable[[], Sequence[str]],
+        trust: Trust | None = None,
+    ) -> None:
         self._host = host
         self._wanted = port
         self._metrics = metrics
         self._problems = problems
+        self._trust = trust
         self._runner: web.AppRunner | None = None
+        self._server: Server | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -35,11 +49,16 @@ class HealthServer:
         app.router.add_get("/readyz", self._serve_ready)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._wanted).start()
-        self.port = int(self._runner.addresses[0][1])
+        serve = self._runner.server
+        assert serve is not None
+        secure = self._trust.context if self._trust is not None else None
+        self._server = await TcpNetwork().listen(serve, self._host, self._wanted, ssl=secure)
+        self.port = self._server.port
 
     async def stop(self) -> None:
         """Stop listening."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

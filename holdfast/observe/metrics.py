@@ -73,6 +73,7 @@ TABLE: Final = (
     Metric("access_fenced", "counter", "times that this node was found dead, and took a new incarnation"),
     Metric("access_shed", "counter", "clients sent elsewhere, by why", ("why",)),
     Metric("access_room_refused", "counter", "sends refused because their channel takes no more", ("who",)),
+    Metric("access_rooms_forgotten", "counter", "channels whose rate began anew: too many were remembered"),
     Metric("access_ack_seconds", "histogram", "from a send's arrival to its ack", (), _SECONDS),
     Metric(
         "access_delivery_seconds",
@@ -130,6 +131,7 @@ TABLE: Final = (
     Metric("dispatch_link_bytes_limit", "gauge", "bytes that may wait for one access node"),
     Metric("dispatch_queued", "gauge", "records fetched and not applied, of the fullest partition"),
     Metric("dispatch_queued_limit", "gauge", "records of one partition that may be so"),
+    Metric("dispatch_strangers", "counter", "links ended because what answered is no access node of ours"),
     Metric("dispatch_dropped", "counter", "bytes dropped because a node did not take them"),
     Metric("dispatch_breaks", "counter", "chains broken on purpose, by why", ("why",)),
     Metric("dispatch_claims", "counter", "tokens claimed, released and lost", ("event",)),
@@ -157,6 +159,7 @@ TABLE: Final = (
     ),
     Metric("bus_buffer_records_limit", "gauge", "records that may be so"),
     Metric("bus_buffer_full", "counter", "records refused because the producer's buffer was full"),
+    Metric("bus_too_large", "counter", "records refused because no broker would take them", ("topic",)),
     Metric(
         "bus_backlog",
         "gauge",

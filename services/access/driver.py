@@ -266,7 +266,7 @@ class Driver(Subscriber, asyncio.Protocol):
             self._node.metrics.access_refused.labels("tls").inc()
         if not self.blocked & ENDED:
             self.blocked |= ENDED | LOST
-        self._node.turns.do(self._lost)
+        self._node.turns.do(self._lost, steps=2)
 
     def _lost(self) -> None:
         """Let go of what is left: nobody will say anything more."""

@@ -47,3 +47,4 @@ class RoomRates:
         self._through.move_to_end(channel)
         if len(self._through) > MAX_CHANNELS:
             self._through.popitem(last=False)
+            self._metrics.access_rooms_forgotten.inc()

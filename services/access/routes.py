@@ -3,7 +3,8 @@
 Everything that arrives while an update is in flight goes into the next one, and a crowd's changes go out in
 rounds, those of all shards in one write, so a storm of connects costs a few hundred round trips. A change
 replaces an earlier one of the same thing that was not sent yet, so what waits is bounded by what this node
-holds. Whoever needs a change recorded before it goes on (inv 5) leaves a call with it.
+holds. Whoever needs a change recorded before it goes on (inv 5) leaves a call with it; one that raises is
+counted, and holds up nobody else.
 """
 
 from __future__ import annotations
@@ -195,12 +196,18 @@ class Routes:
                     state.whole = False
                     self._on_rewritten(shard)
                 for call in left:
-                    self._turns.do(call)
+                    self._turns.do(self._tell, call)
             else:
                 # It forgot. What was taken out above is part of everything, which is written next.
                 self.forgot(shard, number, 0)
         finally:
             state.calls = [*left, *state.calls]
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # noqa: BLE001 - counted; what is recorded stays so, and the others are told
+            self._failures.note()
 
     async def _write(self, shard: int, state: Shard, update: NodeUpdate) -> int:
         delay = FIRST_DELAY

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from holdfast.bus.port import OffsetLost, Producer, Record
-    from holdfast.log.port import Applied, LogRecord, ShardState
+    from holdfast.log.port import Applied, LogRecord
     from holdfast.parts import Parts
 
+    from .claim import Claim
     from .feed import Feed, Queue
     from .links import Links
     from .rebuild import Begun
@@ -128,7 +129,7 @@ class Partition:
     async def _run(self) -> None:
         while not self._stopping:
             try:
-                state = await claim(
+                taken = await claim(
                     self._shards,
                     self._clock,
                     self.number,
@@ -136,8 +137,8 @@ class Partition:
                     takeover=self._settings.takeover,
                     stopping=lambda: self._stopping,
                 )
-                if state is not None:
-                    await self._tenure(state)
+                if taken is not None:
+                    await self._tenure(taken)
             except _Again as again:
                 _log.warning("partition %d begins again: %s", self.number, again)
                 await self._clock.sleep(RETRY_SECONDS * self._random.uniform(0.5, 1.0))
@@ -156,23 +157,18 @@ class Partition:
 
     # a tenure
 
-    async def _tenure(self, state: ShardState) -> None:
+    async def _tenure(self, claimed: Claim) -> None:
         self._metrics.dispatch_claims.labels("claimed").inc()
         self.refusal = ""
-        begun = await self._rebuild.begin(state)
+        if not claimed.kept:
+            self._saver.forget()
+        begun = await self._rebuild.begin(claimed.state)
         if begun.fenced:
             raise _Over("fenced: another dispatcher holds the token")
         self._begin(begun)
         self._links.break_chains(self.number, "tenure")
         queue = self._feed.open(self.number, begun.position, wake=self._event.set, on_lost=self._lost)
-        tidy = Tidy(
-            self._rebuild,
-            self._saver,
-            self._clock,
-            self._random,
-            self._metrics,
-            on_removed=self._metrics.dispatch_state_removed.inc,
-        )
+        tidy = Tidy(self._rebuild, self._saver, self._clock, self._random, self._metrics)
         tidying = asyncio.get_running_loop().create_task(tidy.run())
         self.serving = True
         self._metrics.dispatch_partitions.inc()
@@ -208,7 +204,10 @@ class Partition:
             self._known = begun.until  # which replies were pushed is not known: to nobody they come twice
         self._told_upto = self.carried.offset
         self._held_until = begun.at + self._settings.takeover / 2
+        # As a rule the log says again what is not durable yet. Where it is another one, nobody else would.
+        unsaved = self._saver.unsaved() if begun.unjoined else ()
         self._saver = Saver(self._producer, self._clock, state.saved, held=self._holds, metrics=self._metrics)
+        self._saver.add(NEW, unsaved)
         self._limit = self._settings.fetch
         self._lost_offset = ""
         self._replays(begun.until)
@@ -356,6 +355,7 @@ class Partition:
             known=max(self._known, found.offset),
             now_ms=self._clock.now_ms(),
         )
+        first = self.carried.offset == NEW != last.offset
         self.carried = found if found.offset > last.offset else last
         self._known = max(self._known, self.carried.offset)
         self._limit = min(self._limit * 2, self._settings.fetch)
@@ -365,6 +365,8 @@ class Partition:
             self._remember()
             self._links.break_chains(self.number, "replayed")
             broken = True
+        elif first and not self._replaying:
+            self._remember()  # a generation of no record would be joined by any log
         if not self._replaying:
             self._told_upto = self.carried.offset
             self._links.push(self.number, self.generation, self._told_upto, taken.by_node)

@@ -100,6 +100,15 @@ class Saver:
         """Note no more keys."""
         self._touched = None
 
+    def unsaved(self) -> list[Write]:
+        """Return what is not durable yet, in order."""
+        return [write for _, writes in self._waiting for write in writes]
+
+    def forget(self) -> None:
+        """Leave what is not durable to whoever had the token since this was closed."""
+        self._waiting.clear()
+        self._size = 0
+
     async def flush(self) -> None:
         """Wait until nothing is on its way."""
         while self._task is not None:

@@ -18,7 +18,6 @@ from .rebuild import fact_of
 from .saver import Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random
 
     from holdfast.clock import Clock
@@ -43,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tidy:
-    """Looks after one partition's state during a tenure. `on_removed(count)` hears what was taken out."""
+    """Looks after one partition's state during a tenure."""
 
     def __init__(
         self,
@@ -52,15 +51,13 @@ class Tidy:
         clock: Clock,
         random: Random,
         metrics: Metrics,
-        *,
-        on_removed: Callable[[int], object],
     ) -> None:
         self._rebuild = rebuild
         self._saver = saver
         self._clock = clock
         self._random = random
         self._failures = Failures("tidy", clock, metrics)
-        self._on_removed = on_removed
+        self._removed = metrics.dispatch_state_removed
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -85,7 +82,7 @@ class Tidy:
             ]
             if writes:
                 self._saver.add(self._saver.saved, writes)
-                self._on_removed(len(writes))
+                self._removed.inc(len(writes))
         finally:
             self._saver.unwatch()
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from holdfast import __version__
+from holdfast import __version__, tls
 from holdfast.errors import Stop
 from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
@@ -97,7 +97,9 @@ async def _serve(settings: Settings, app: App) -> int:
     cluster = Embedded(
         settings, app=app, metrics=metrics, routes=lambda web: add_routes(web, settings), tracing=tracing
     )
-    health = HealthServer(settings.process.host, settings.process.metrics_port, metrics, cluster.problems)
+    process = settings.process
+    trust = tls.health_server(process)
+    health = HealthServer(process.host, process.metrics_port, metrics, cluster.problems, trust)
     await health.start()
     await cluster.start()
     try:
@@ -116,7 +118,7 @@ async def _serve(settings: Settings, app: App) -> int:
 def welcome(settings: Settings, ports: Mapping[str, int]) -> str:
     """Return what a newcomer reads first; `ports` are those that are listened on, by listener."""
     host = _LOCAL if settings.process.host in ("0.0.0.0", "::", "") else settings.process.host  # noqa: S104
-    api = f"http://{host}:{ports['api']}"
+    api = f"{'https' if settings.api.tls_certificate else 'http'}://{host}:{ports['api']}"
     key = settings.api.keys[0]
     command = ".venv/bin/holdfast" if Path(".venv/bin/holdfast").exists() else "holdfast"
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
@@ -127,7 +129,7 @@ def welcome(settings: Settings, ports: Mapping[str, int]) -> str:
   WebSocket       ws://{host}:{ports["websocket"]}{settings.access.websocket_path}
   TCP             {f"{host}:{ports['tcp']}" if "tcp" in ports else "off"}
   HTTP API        {api}/v1/    API key: {key}
-  Metrics         http://{host}:{ports["metrics"]}/metrics
+  Metrics         {"https" if settings.process.tls_certificate else "http"}://{host}:{ports["metrics"]}/metrics
 
   Publish to everybody in the lobby:
 

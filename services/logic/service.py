@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from holdfast import tls
 from holdfast.app import App
 from holdfast.auth.verify import make as make_verifier
 from holdfast.bus.backlog import of_outbound
@@ -50,6 +51,7 @@ class Service:
         self._verifier = make_verifier(parts.settings.auth, parts.clock, parts.metrics)
         self._liveness = Liveness(parts.log, parts.clock, parts.metrics)
         self._outbound = of_outbound(parts.bus, parts.settings.kafka, parts.clock, parts.metrics)
+        self._trust = tls.api_server(parts.settings.api)
         self._worker: Worker | None = None
         self._outbox: Outbox | None = None
         self._api: Api | None = None
@@ -158,7 +160,10 @@ class Service:
         assert serve is not None
         port = port + self._number if port else 0
         try:
-            self._server = await self._parts.network.listen(connections(serve), process.host, port)
+            secure = self._trust.context if self._trust is not None else None
+            self._server = await self._parts.network.listen(
+                connections(serve, self._parts.metrics), process.host, port, ssl=secure
+            )
         except OSError as error:
             raise Stop(f"api.port (HOLDFAST_API_PORT): cannot listen on {port}: {error.strerror}") from error
 

@@ -69,10 +69,12 @@ async def test_a_rate_below_one_a_second() -> None:
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """inv 7: above the bound the channel that was sent to longest ago begins anew."""
     monkeypatch.setattr(rooms, "MAX_CHANNELS", 3)
-    rates = RoomRates(ManualClock(), Metrics())
+    metrics = Metrics()
+    rates = RoomRates(ManualClock(), metrics)
     for number in range(5):
         taken(rates, 100, channel=f"room:{number}")
     assert len(rates._through) == 3
+    assert metrics.access_rooms_forgotten._value.get() == 2
     assert taken(rates, 100, channel="room:0") == 15
     assert taken(rates, 100, channel="room:4") == 0
 

@@ -9,9 +9,8 @@ import pytest
 
 from deploy.local.balancer import start_haproxy, start_nginx
 from deploy.local.cluster import LocalCluster
-from deploy.local.servers import Unavailable
 from tests.balancer.people import PER_ADDRESS, People
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -24,7 +23,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """Kafka, Redis, Consul, two access nodes and one process of each other service."""
     settings = {"access.proxy_protocol": True, "access.per_address": PER_ADDRESS}
     running = LocalCluster(tmp_path_factory.mktemp("proxied"), logic=1, dispatch=1, settings=settings)
-    with _available():
+    with available():
         running.start()
     yield running
     running.stop()
@@ -37,7 +36,7 @@ def balancer(
     """A balancer before both access nodes."""
     start = {"haproxy": start_haproxy, "nginx": start_nginx}[request.param]
     nodes = json.loads((proxied.dir / "cluster.json").read_text())["nodes"]
-    with _available():
+    with available():
         running = start(tmp_path_factory.mktemp(request.param), nodes)
     yield running
     running.stop()
@@ -49,14 +48,3 @@ async def people(proxied: LocalCluster, balancer: Balancer) -> AsyncIterator[Peo
     people = People(proxied, balancer)
     yield people
     await people.close()
-
-
-class _available:
-    """A server that cannot be had skips the test, or fails it where a missing one is a failure."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Unavailable):
-            without(error)

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from holdfast.client import Client
-from holdfast.network import TcpNetwork
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from deploy.local.balancer import Balancer
@@ -22,24 +20,6 @@ if TYPE_CHECKING:
 
 PER_ADDRESS = 30
 """Connections that an access node takes of one client address."""
-
-
-class _Network(TcpNetwork):
-    """Knows when its connections are closed: TLS says goodbye first, which takes a moment."""
-
-    def __init__(self) -> None:
-        self.sockets: list[Any] = []
-
-    async def connect(
-        self,
-        factory: Callable[[], asyncio.Protocol],
-        host: str,
-        port: int,
-        *,
-        ssl: ssl.SSLContext | None = None,
-    ) -> None:
-        transport, _ = await asyncio.get_running_loop().create_connection(factory, host, port, ssl=ssl)
-        self.sockets.append(transport.get_extra_info("socket"))
 
 
 class Talk:
@@ -93,7 +73,6 @@ class People:
         self.mark = uuid.uuid4().hex[:8]
         self._info: dict[str, Any] = json.loads((cluster.dir / "cluster.json").read_text())
         self._clients: list[Client] = []
-        self._network = _Network()
         self._session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._info['api_key']}"})
 
     async def call(self, url: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -117,7 +96,6 @@ class People:
             token=await self.token(f"{who}-{self.mark}"),
             ssl=self.balancer.ssl,
             backoff=(0.05, 0.5),
-            network=self._network,
             **options,
         )
         self._clients.append(client)
@@ -149,4 +127,3 @@ class People:
         """Close everything."""
         await asyncio.gather(*(client.close() for client in self._clients))
         await self._session.close()
-        await self.until(lambda: all(socket.fileno() < 0 for socket in self._network.sockets))

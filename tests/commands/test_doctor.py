@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from holdfast import tls
 from holdfast.bus import kafka_topics
 from holdfast.clock import SystemClock
 from holdfast.commands.findings import report
@@ -100,7 +101,7 @@ async def process():
 
 
 async def judge(*seen, missing=()):
-    return await members.look(seen, missing, 4, SystemClock())
+    return await members.look(seen, missing, 4, SystemClock(), tls.client("process", tls.Files()))
 
 
 async def test_a_process_in_order(process):

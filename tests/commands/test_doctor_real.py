@@ -14,13 +14,12 @@ from holdfast import cli
 from holdfast.bus.kafka import KafkaBus
 from holdfast.clock import SystemClock
 from holdfast.commands import doctor
-from holdfast.commands.ports import Ports
 from holdfast.doctor import kafka, membership, redis
 from holdfast.log.redis_scripts import Caller
 from holdfast.membership.consul import ConsulDirectory
 from holdfast.network import TcpNetwork
 from holdfast.observe.metrics import Metrics
-from holdfast.process import make_bus, make_directory, make_log
+from holdfast.process import make_parts
 from holdfast.settings import Consul, Kafka, Membership, Redis, Settings
 from tests.log.servers import Servers, client, start_cluster, start_sentinel
 
@@ -222,14 +221,7 @@ async def test_nothing_is_there(capsys: Any) -> None:
         consul=Consul(address=gone),
         membership=Membership(kind="consul"),
     )
-    metrics = Metrics()
-    ports = Ports(
-        settings,
-        CLOCK,
-        make_bus(settings, metrics),
-        make_log(settings, metrics),
-        make_directory(settings, metrics),
-    )
+    ports = make_parts(settings, Metrics())
     found = await doctor.look(ports)
     wrong = {one.area: one for one in found if one.level == "wrong"}
     assert set(wrong) == {"Kafka", "Redis", "Consul"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from holdfast.commands import drain, nodes
 from holdfast.doctor.spans import spans
 from holdfast.errors import Reject
-from holdfast.settings import Membership
+from holdfast.settings import Membership, Settings
 
 
 async def test_all_is_well(operator):
@@ -114,8 +116,7 @@ async def test_a_file_knows_no_incarnations(operator):
                 else []
             )
 
-    ports = operator.ports()
-    ports = type(ports)(ports.settings, ports.clock, ports.bus, ports.log, File())
+    ports = dataclasses.replace(operator.ports(), directory=File())
     first, gone = registered(ports, (await ports.log.beats(0)).keys())
     assert first.incarnation == operator.cluster.embedded.access[0].incarnation
     assert gone.incarnation == ""
@@ -158,9 +159,8 @@ async def test_what_cannot_be_drained(operator):
     for names, says in ((["access-1", "nobody"], "no node is called 'nobody'"), (["logic-1"], "is of logic")):
         with pytest.raises(Reject, match=says):
             await operator.run(drain.drain, nodes=names)
-    ports = operator.ports()
-    settings = type(ports.settings)(membership=Membership(kind="static"))
-    static = type(ports)(settings, ports.clock, ports.bus, ports.log, ports.directory)
+    settings = Settings(membership=Membership(kind="static"))
+    static = dataclasses.replace(operator.ports(), settings=settings)
     with pytest.raises(Reject, match="SIGTERM"):
         await operator.run(drain.drain, ports=static, nodes=["access-1"])
     await operator.cluster.advance(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 
 import msgspec
 import pytest
@@ -107,9 +108,8 @@ async def test_follow_waits_for_a_store_that_is_away(operator, capsys, monkeypat
 
 async def test_a_store_that_holds_nothing(operator):
     """A partition that was never begun says so (a wrong prefix looks so), and so does a rebuilt one."""
-    ports = operator.ports()
     empty = MemoryLog(MemoryStore(4), operator.cluster.settings.policies(), operator.cluster.clock)
-    other = type(ports)(ports.settings, ports.clock, ports.bus, empty, ports.directory)
+    other = dataclasses.replace(operator.ports(), log=empty)
     with pytest.raises(Retry, match=r"no dispatcher has begun with it, or redis\.url or redis\.prefix"):
         await operator.run(tail.show, ports=other, channel="room:r")
     shard = partition_of("room:r", 4)

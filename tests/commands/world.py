@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from holdfast.commands.ports import Ports
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     import pytest
 
+    from holdfast.parts import Parts
     from holdfast.testing import Cluster
 
-    Work = Callable[[Ports, argparse.Namespace], Coroutine[Any, Any, int]]
+    Work = Callable[[Parts, argparse.Namespace], Coroutine[Any, Any, int]]
 
 DEFAULTS: dict[str, Any] = {
     "json": False,
@@ -40,12 +39,12 @@ class Operator:
         self.notes = ""
         self.works = False
 
-    def ports(self) -> Ports:
+    def ports(self) -> Parts:
         """Return what a command works with."""
-        parts = self.cluster.embedded.parts()
-        return Ports(self.cluster.settings, self.cluster.clock, parts.bus, parts.log, parts.directory)
+        parts: Parts = self.cluster.embedded.parts()
+        return parts
 
-    async def run(self, work: Work, *, ports: Ports | None = None, **options: Any) -> tuple[int, str]:
+    async def run(self, work: Work, *, ports: Parts | None = None, **options: Any) -> tuple[int, str]:
         """Run a command to its end, moving the clock; return its status and its answer."""
         self._capsys.readouterr()
         given = argparse.Namespace(**DEFAULTS | options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from deploy.local.servers import start_kafka
 from holdfast.log.memory import MemoryLog, MemoryStore
 from holdfast.log.redis import RedisLog
 from holdfast.settings import Redis
@@ -14,8 +15,9 @@ from tests.contracts.bus_world import KafkaPlace, MemoryPlace
 from tests.contracts.log_world import POLICIES, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
+    from deploy.local.process import Running
     from holdfast.log.port import Log
     from tests.contracts.bus_world import Place
 
@@ -57,6 +59,15 @@ async def owner(log: Log) -> Owner:
     owner = Owner(log)
     assert await owner.claim()
     return owner
+
+
+@pytest.fixture(scope="module")
+def broker(kafka_server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A Kafka of our own, to be frozen and killed."""
+    if not kafka_server.ours:
+        pytest.skip("a Kafka given by setting is not ours to kill")
+    with start_kafka(tmp_path_factory.mktemp("broker")) as running:
+        yield running
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])

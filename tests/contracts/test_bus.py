@@ -342,6 +342,7 @@ async def test_a_record_that_no_broker_takes_is_refused(place: Place) -> None:
         with pytest.raises(Reject) as refused:
             producer.produce("inbound", 0, None, b"x" * (MAX_RECORD + 1))
         assert refused.value.code == "too_large"
+        assert place.metrics.bus_too_large.labels("inbound")._value.get() == 1
         assert await other == 0
         assert await producer.produce("inbound", 0, None, b"x" * (MAX_RECORD - 1000)) == 1
 

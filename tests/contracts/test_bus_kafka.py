@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.local.servers import Running, free_port, start_kafka
+from deploy.local.servers import Running, free_port
 from holdfast.bus.kafka import KafkaBus
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry
@@ -17,7 +17,7 @@ from holdfast.settings import Kafka
 from tests.contracts.bus_world import begun
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from holdfast.bus.port import Producer
 
@@ -25,15 +25,6 @@ pytestmark = pytest.mark.kafka
 
 P = 3
 DEADLINE = 2.0
-
-
-@pytest.fixture(scope="module")
-def broker(kafka_server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A Kafka of our own, to be frozen and killed."""
-    if not kafka_server.ours:
-        pytest.skip("a Kafka given by setting is not ours to kill")
-    with start_kafka(tmp_path_factory.mktemp("broker")) as running:
-        yield running
 
 
 def kafka(address: str, prefix: str, **more: object) -> Kafka:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deploy.local.servers import Running, start_kafka
 from holdfast.bus.kafka import KafkaBus
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry
@@ -21,23 +20,13 @@ from holdfast.settings import Kafka
 from tests.contracts.bus_world import begun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from deploy.local.servers import Running
     from holdfast.bus.port import Consumer, Producer
 
 pytestmark = pytest.mark.kafka
 
 P = 4
 DEADLINE = 1.0
-
-
-@pytest.fixture(scope="module")
-def broker(kafka_server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A Kafka of our own, to be frozen and killed."""
-    if not kafka_server.ours:
-        pytest.skip("a Kafka given by setting is not ours to kill")
-    with start_kafka(tmp_path_factory.mktemp("broker")) as running:
-        yield running
 
 
 def sockets() -> int:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.local.servers import Running, start_kafka
 from holdfast.bus.kafka import KafkaBus
 from holdfast.clock import SystemClock
 from holdfast.observe.metrics import Metrics
@@ -17,23 +16,13 @@ from tests.bus.moving import Sender
 from tests.contracts.bus_world import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from deploy.local.servers import Running
     from holdfast.bus.port import Producer
 
 pytestmark = pytest.mark.kafka
 
 NODES = 3
 SENDERS = 6
-
-
-@pytest.fixture(scope="module")
-def broker(kafka_server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A Kafka of our own, to be frozen and killed."""
-    if not kafka_server.ours:
-        pytest.skip("a Kafka given by setting is not ours to kill")
-    with start_kafka(tmp_path_factory.mktemp("broker")) as running:
-        yield running
 
 
 async def disturb(broker: Running, random: Random) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.local.servers import Unavailable, free_port, start_consul, start_redis
+from deploy.local.servers import free_port, start_consul, start_redis
 from holdfast.clock import SystemClock
 from holdfast.errors import Retry
 from holdfast.membership.consul import ConsulDirectory
@@ -19,7 +19,7 @@ from holdfast.membership.port import Node
 from holdfast.membership.redis import RedisDirectory
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Consul, Membership, Redis
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -202,10 +202,8 @@ async def own_store(
     """A store of this test alone, which it may end."""
     request.getfixturevalue(f"{request.param}_server")  # skips where there is none
     start = start_consul if request.param == "consul" else start_redis
-    try:
+    with available():
         server = await asyncio.to_thread(start, tmp_path, free_port())
-    except Unavailable as error:
-        without(error)
     if not server.ours:
         pytest.skip("the server is somebody else's")
     store = Store(request.param, server.address, unique_prefix)

@@ -12,10 +12,9 @@ import aiohttp
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.servers import Unavailable
 from holdfast.client import Client
 from tests.e2e.balancer import Balancer
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,10 +31,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         app="tests.e2e.handlers:app",
         settings={"access.devices": ["till=class"]},
     )
-    try:
+    with available():
         running.start()
-    except Unavailable as error:
-        without(error)
     yield running
     running.stop()
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.process import Unavailable
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,10 +24,8 @@ def one_of_each(directory: Path, settings: Mapping[str, Any]) -> Iterator[LocalC
     running = LocalCluster(
         directory, access=1, logic=1, dispatch=1, app="tests.e2e.handlers:app", settings=settings
     )
-    try:
+    with available():
         running.start()
-    except Unavailable as error:
-        without(error)
     try:
         yield running
     finally:

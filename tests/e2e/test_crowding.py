@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from holdfast.channel import partition_of
-from tests.e2e.conftest import People
 from tests.e2e.overload import Reader, one_of_each
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from deploy.local.cluster import LocalCluster
+    from tests.e2e.conftest import People
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -33,14 +33,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     settings = {"kafka.partitions": P, "logic.pending": 800, "logic.share": 50}
     with one_of_each(tmp_path_factory.mktemp("crowding"), settings) as running:
         yield running
-
-
-@pytest.fixture
-async def people(cluster: LocalCluster) -> AsyncIterator[People]:
-    """The clients of this test."""
-    people = People(cluster)
-    yield people
-    await people.close()
 
 
 async def test_one_slow_sender_delays_no_other(people: People) -> None:

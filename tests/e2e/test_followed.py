@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.servers import Unavailable
 from holdfast.client import Client, Closed
 from holdfast.errors import Reject
 from tests.e2e.collector import Collector
 from tests.e2e.conftest import People
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +50,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> 
             "tracing.endpoint": collector.endpoint,
         },
     )
-    try:
+    with available():
         running.start()
-    except Unavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
     yield running
     running.stop()
 

@@ -19,14 +19,14 @@ import pytest
 
 from chaos.memory import Memory
 from holdfast.channel import partition_of
-from tests.e2e.conftest import People
 from tests.e2e.overload import Reader, one_of_each
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from deploy.local.cluster import LocalCluster
     from holdfast.client import Client
+    from tests.e2e.conftest import People
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -52,14 +52,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     }
     with one_of_each(tmp_path_factory.mktemp("overload"), settings) as running:
         yield running
-
-
-@pytest.fixture
-async def people(cluster: LocalCluster) -> AsyncIterator[People]:
-    """The clients of this test."""
-    people = People(cluster)
-    yield people
-    await people.close()
 
 
 class Gauges:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.servers import Unavailable
 from deploy.local.service import ROOT
 from tests.e2e.conftest import People
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +48,8 @@ def mixed(tmp_path: Path, earlier: Path) -> Iterator[LocalCluster]:
     cluster = LocalCluster(tmp_path / "cluster", app="tests.e2e.handlers:app")
     for node in cluster.nodes.values():
         node.run_from(earlier)
-    try:
+    with available():
         cluster.start()
-    except Unavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
     yield cluster
     cluster.stop()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis as Client
 
-from deploy.local.servers import Unavailable, start_redis
+from deploy.local.servers import start_redis
 from holdfast.clock import ManualClock
 from holdfast.errors import Retry, Stop
 from holdfast.log import redis_link
@@ -19,7 +19,7 @@ from holdfast.log.redis import RedisLog
 from holdfast.network import MemoryNetwork
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Redis
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,10 +33,8 @@ pytestmark = pytest.mark.redis
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Running]:
     """A Redis that this test may stop."""
-    try:
+    with available():
         running = start_redis(tmp_path)
-    except Unavailable as error:
-        without(error)
     if not running.ours:
         pytest.skip("HF_LOCAL_REDIS names a server that is not ours to stop")
     yield running

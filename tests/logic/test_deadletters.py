@@ -18,6 +18,9 @@ from holdfast.commands import deadletter as command
 from holdfast.deadletters import DeadLetters
 from holdfast.errors import Reject, Stop
 from holdfast.log.port import WINDOW_MS
+from holdfast.membership.memory import MemoryDirectory, MemoryRegistry
+from holdfast.network import MemoryNetwork
+from holdfast.parts import Parts
 from tests.logic.world import PARTITIONS, World
 
 
@@ -240,42 +243,50 @@ def options(**more: Any) -> argparse.Namespace:
 
 async def test_the_command(ward, capsys):
     """A table for people, JSON for programs; what a client wrote cannot steer a terminal."""
-    bus, clock = MemoryBus(ward.world.broker), ward.world.clock
-    assert await command.show_list(bus, clock, options()) == 0
+    world = ward.world
+    parts = Parts(
+        settings=world.settings,
+        clock=world.clock,
+        network=MemoryNetwork(),
+        bus=MemoryBus(world.broker),
+        log=world.log,
+        directory=MemoryDirectory(MemoryRegistry()),
+    )
+    assert await command.show_list(parts, options()) == 0
     assert capsys.readouterr().out == "no dead letters\n"
     ward.world.send("ann\x1b[31m", 1, "room:r", "t", {"secret": "text"})
     ward.world.raw("ben", b"\xc1\x00")
     await ward.settle()
-    await command.show_list(bus, clock, options())
+    await command.show_list(parts, options())
     table = capsys.readouterr().out
     lines = table.splitlines()
     assert lines[0].split() == ["LETTER", "SINCE", "WHAT", "OF", "REASON", "STATE", "DETAIL"]
     assert len(lines) == 3
     assert "\x1b" not in table
-    await command.show_list(bus, clock, options(json=True, reason="failed"))
+    await command.show_list(parts, options(json=True, reason="failed"))
     (listed,) = msgspec.json.decode(capsys.readouterr().out)
     assert (listed["reason"], listed["what"], listed["state"]) == ("failed", "send", "dead")
-    await command.show_one(bus, clock, options(letter=listed["id"]))
+    await command.show_one(parts, options(letter=listed["id"]))
     shown = capsys.readouterr().out
     assert '"secret": "text"' in shown
     assert "KeyError" in shown
-    await command.show_one(bus, clock, options(letter=listed["id"], json=True))
+    await command.show_one(parts, options(letter=listed["id"], json=True))
     assert msgspec.json.decode(capsys.readouterr().out)["original"]["data"] == {"secret": "text"}
     (poison,) = [one.letter.id for one in await ward.newest(reason="undecodable")]
-    await command.show_one(bus, clock, options(letter=poison))
+    await command.show_one(parts, options(letter=poison))
     assert "c1 00" in capsys.readouterr().out
-    await command.show_one(bus, clock, options(letter=poison, json=True))
+    await command.show_one(parts, options(letter=poison, json=True))
     assert msgspec.json.decode(capsys.readouterr().out)["raw"] == "c100"
     with pytest.raises(Stop, match="--all"):
-        await command.retry(bus, clock, options())
+        await command.retry(parts, options())
     with pytest.raises(Reject, match="there is no dead letter"):
-        await command.retry(bus, clock, options(letters=["0-77"]))
+        await command.retry(parts, options(letters=["0-77"]))
     ward.works = True
-    assert await command.retry(bus, clock, options(all=True)) == 1
+    assert await command.retry(parts, options(all=True)) == 1
     assert "retried" in capsys.readouterr().out
-    assert await command.retry(bus, clock, options(letters=[listed["id"]], json=True)) == 1
+    assert await command.retry(parts, options(letters=[listed["id"]], json=True)) == 1
     assert msgspec.json.decode(capsys.readouterr().out) == {listed["id"]: "skipped: it was retried before"}
-    await command.show_one(bus, clock, options(letter=listed["id"]))
+    await command.show_one(parts, options(letter=listed["id"]))
     assert "retried, 20" in capsys.readouterr().out or "retried, 19" in capsys.readouterr().out
 
 

@@ -83,8 +83,9 @@ async def test_a_port_that_is_taken_is_refused_by_name():
     ],
 )
 async def test_what_is_no_http_is_a_problem_too(raw, status, code):
-    """inv 11: what the parser refuses is answered in the same form, and the connection ends."""
-    service = build(parts(MemoryRegistry(), on_port()), "logic-1", 0)
+    """inv 11: what the parser refuses is answered in the same form and counted, and the connection ends."""
+    used = parts(MemoryRegistry(), on_port())
+    service = build(used, "logic-1", 0)
     await service.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", service.details()["api"])
     writer.write(raw)
@@ -93,6 +94,7 @@ async def test_what_is_no_http_is_a_problem_too(raw, status, code):
     assert b"application/problem+json" in head
     problem = msgspec.json.decode(body)
     assert (problem["status"], problem["code"]) == (status, code)
+    assert used.metrics.logic_api_requests.labels("other", str(status))._value.get() == 1
     assert problem["detail"]
     writer.close()
     await service.stop()

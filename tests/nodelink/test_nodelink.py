@@ -323,8 +323,8 @@ async def test_a_node_that_nobody_could_name() -> None:
 
 @pytest.mark.parametrize("said", [b"\0\0\0\2\x90\x90", b"\xff\xff\xff\xff" + b"x" * 5000])
 async def test_what_is_no_node(said: bytes) -> None:
-    """inv 7, 11: an answer that is none, or too long a one, ends the connection."""
-    clock, network = ManualClock(), MemoryNetwork()
+    """inv 7, 11: an answer that is none, or too long a one, ends the connection, and is counted."""
+    clock, network, metrics = ManualClock(), MemoryNetwork(), Metrics()
 
     class Other(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -337,12 +337,11 @@ async def test_what_is_no_node(said: bytes) -> None:
     lost: list[bool] = []
     server = await network.listen(Other, "127.0.0.1", 7000)
     node = Node("a", "", "access", f"127.0.0.1:{server.port}")
-    link = Link(
-        network, clock, node, dispatcher="d", secret="", buffer=1, metrics=Metrics(), random=Random(1)
-    )
+    link = Link(network, clock, node, dispatcher="d", secret="", buffer=1, metrics=metrics, random=Random(1))
     link.start()
     await clock.advance(0.01)
     assert lost
+    assert value(metrics, "holdfast_dispatch_strangers_total") == 1
     assert not link.connected
     link.close()
     await clock.settle()

@@ -184,6 +184,11 @@ CASES = [
     ),
     Case("HoldfastDeadLetters", *_jumps("logic_dead_letters_total", 'reason="failed"')),
     Case("HoldfastDeadLetters", *_jumps("dispatch_dead_letters_total", 'reason="partition"')),
+    Case(  # the first of its reason: the series begins with it
+        "HoldfastDeadLetters",
+        {f'{H}logic_dead_letters_total{{reason="undecodable"}}': "_x24 1x35"},
+        {f'{H}logic_dead_letters_total{{reason="undecodable"}}': "1x60"},
+    ),
     Case(
         "HoldfastApiFails",
         _grows("logic_api_requests_total", 60, 'status="200"')
@@ -235,6 +240,11 @@ CASES = [
         "HoldfastRedisSlow",
         _histogram("dispatch_apply_seconds", True, "0.1"),
         _histogram("dispatch_apply_seconds", False, "0.1"),
+    ),
+    Case(
+        "HoldfastMembershipFails",
+        _grows("directory_call_failed_total", 6, 'call="read"'),
+        _flat("directory_call_failed_total", 6, 'call="read"'),
     ),
     Case(
         "HoldfastMembershipDisagrees",

@@ -9,8 +9,7 @@ import pytest
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.prometheus import start_prometheus
-from deploy.local.servers import Unavailable
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +23,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     cluster = LocalCluster(
         tmp_path_factory.mktemp("watched"), access=1, logic=1, dispatch=1, app="services.embedded.demo:app"
     )
-    try:
+    with available():
         cluster.start()
-    except Unavailable as error:
-        without(error)
     yield cluster
     cluster.stop()
 

@@ -3,75 +3,55 @@
 from __future__ import annotations
 
 import json
+import queue
 import re
 import subprocess
-import threading
 import time
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from deploy.local import cache
 from deploy.local.prometheus import start_alertmanager, start_prometheus
+from deploy.local.receiver import Receiver
 from deploy.prometheus import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from deploy.local.cluster import LocalCluster
+    from deploy.local.receiver import Notice
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(90)]
 SHIPPED = Path(generate.__file__).with_name("alertmanager.yml")
 
 
-class Receiver(ThreadingHTTPServer):
-    """Keeps what Alertmanager posts: (receiver, name, status, annotations)."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.got: list[tuple[str, str, str, dict[str, str]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def until(self, true: Callable[[set[tuple[str, str, str]]], bool], seconds: float) -> None:
-        """Wait until what was got is as it should be."""
-        end = time.monotonic() + seconds
-        while not true({each[:3] for each in self.got}):
-            assert time.monotonic() < end, self.got
-            time.sleep(0.1)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Any
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        for alert in body["alerts"]:
-            name = alert["labels"]["alertname"]
-            self.server.got.append((self.path[1:], name, alert["status"], alert["annotations"]))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Receiver() as receiver:
+        yield receiver
+
+
+class Got:
+    """What a receiver took so far."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._notices = receiver.notices
+        self.all: list[Notice] = []
+
+    def until(self, who: str, name: str, status: str, seconds: float) -> Notice:
+        """Wait for a notice, and return the first one of the kind."""
+        end = time.monotonic() + seconds
+        while True:
+            for each in self.all:
+                if each[:3] == (who, name, status):
+                    return each
+            try:
+                self.all.append(self._notices.get(timeout=max(0.0, end - time.monotonic())))
+            except queue.Empty:
+                pytest.fail(f"no {(who, name, status)} within {seconds} s: {self.all}")
 
 
 def test_the_shipped_routes_are_valid_and_name_alerts_that_exist() -> None:
@@ -96,6 +76,7 @@ def test_a_killed_dispatcher_wakes_somebody_until_it_is_back(
     watched: LocalCluster, receiver: Receiver, tmp_path: Path
 ) -> None:
     """The alert fires, says where the runbook is, silences what follows from it, and resolves."""
+    got = Got(receiver)
     nodes = json.loads((watched.dir / "cluster.json").read_text())["nodes"]
     manager = start_alertmanager(tmp_path / "alertmanager", receiver.url)
     with (
@@ -105,17 +86,17 @@ def test_a_killed_dispatcher_wakes_somebody_until_it_is_back(
         ),
     ):
         watched.kill("dispatch-0")
-        receiver.until(lambda got: ("pages", "HoldfastNoDispatch", "firing") in got, 30)
-        (about,) = {json.dumps(each[3]) for each in receiver.got if each[1] == "HoldfastNoDispatch"}
-        assert json.loads(about)["runbook"] == "docs/runbook.md#holdfastnodispatch"
+        told = got.until("pages", "HoldfastNoDispatch", "firing", 30)
+        assert told.annotations["runbook"] == "docs/runbook.md#holdfastnodispatch"
         # What follows from it is known to Alertmanager, and wakes nobody.
         end = time.monotonic() + 30
         while "HoldfastDeliveryPolls" not in _inhibited(manager.address):
             assert time.monotonic() < end
             time.sleep(0.1)
-        assert "HoldfastDeliveryPolls" not in {each[1] for each in receiver.got}
+        assert "HoldfastDeliveryPolls" not in {each.name for each in got.all}
         watched.restart("dispatch-0")
-        receiver.until(lambda got: ("pages", "HoldfastNoDispatch", "resolved") in got, 40)
+        # What followed from it looks back further, and may be told for a moment from here on.
+        got.until("pages", "HoldfastNoDispatch", "resolved", 40)
 
 
 def _inhibited(address: str) -> set[str]:

@@ -15,7 +15,7 @@ from deploy.grafana import generate
 from deploy.grafana.dashboards import DASHBOARDS
 from deploy.grafana.panels import Panel, render, text
 from deploy.grafana.render import draw
-from deploy.local.prometheus import query
+from deploy.prometheus.api import query
 from holdfast.client import Client
 from tests.observe.test_rules import unknown
 
@@ -34,6 +34,7 @@ TROUBLE = {
     "Dead letters",
     "Asked the log",
     "Failed",
+    "Failed calls to Consul",
     "Closes",
     "Unknown outcomes",
 }

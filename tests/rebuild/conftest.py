@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.servers import Unavailable
 from tests.dispatch.world import World
 from tests.log.servers import Servers
 from tests.rebuild.people import People
 from tests.rebuild.real import Real
-from tests.unavailable import without
+from tests.unavailable import available
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -69,10 +68,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
             "channels.room.keep_count": 20_000
         },  # what comes in during a slow machine's outage, and more
     )
-    try:
+    with available():
         running.start()
-    except Unavailable as error:
-        without(error)
     yield running
     running.stop()
 

@@ -105,7 +105,6 @@ async def running(folder: Path, **access: Any) -> AsyncIterator[World]:
     finally:
         for client in world.clients:
             await client.close()
-        await asyncio.sleep(0.05)  # until TLS has said goodbye on both sides
         await world.cluster.stop()
 
 

@@ -10,6 +10,8 @@ import re
 import secrets
 import signal
 import ssl
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ import pytest
 
 from deploy.local.certificate import Authority
 from deploy.local.servers import free_port
-from deploy.local.service import ServiceProcess
+from deploy.local.service import ServiceProcess, settings_file
 from holdfast.client import Client, Closed
 from tests.trust.secure_kafka import PASSWORD as KAFKA_PASSWORD
 from tests.trust.secure_kafka import PREFIX
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from tests.trust.secure_kafka import Broker
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kafka, pytest.mark.redis, pytest.mark.consul]
+
+_SERVERS = ("Kafka", "Redis", "Consul")
 
 SECONDS = 5.0
 """Within which every node sees a revocation."""
@@ -80,15 +84,13 @@ class Cluster:
             "auth.secrets": [self.secrets["auth"]],
             "api.keys": [self.secrets["api"]],
             "access.tls_certificate": str(self.shown),
+            "api.tls_certificate": str(self.clients.issue("api")),
+            "process.tls_certificate": str(self.clients.issue("metrics")),
+            "process.tls_authority": str(self.clients.file),
             "nodelink.secret": self.secrets["nodelink"],
             "nodelink.tls_authority": str(links.file),
         }
-        sections: dict[str, list[str]] = {}
-        for name, value in values.items():
-            section, _, key = name.partition(".")
-            sections.setdefault(section, []).append(f"{key} = {json.dumps(value)}")
-        text = "".join(f"[{name}]\n" + "\n".join(lines) + "\n\n" for name, lines in sections.items())
-        (folder / "holdfast.toml").write_text(text)
+        (folder / "holdfast.toml").write_text(settings_file(values))
         self.nodes = {
             name: ServiceProcess(
                 name.partition("-")[0],
@@ -156,9 +158,10 @@ class People:
         self.tokens: list[str] = []
 
     async def api(self, method: str, path: str, body: Any = None) -> Any:
-        url = f"http://127.0.0.1:{self.cluster.port('logic-0', 'api')}{path}"
+        url = f"https://127.0.0.1:{self.cluster.port('logic-0', 'api')}{path}"
         key = {"Authorization": f"Bearer {self.cluster.secrets['api']}"}
-        async with self.http.request(method, url, json=body, headers=key) as answer:
+        context = self.cluster.context()
+        async with self.http.request(method, url, json=body, headers=key, ssl=context) as answer:
             text = await answer.text()
             assert answer.status == 200, text
             return json.loads(text) if text else None
@@ -184,7 +187,6 @@ async def people(cluster: Cluster) -> AsyncIterator[People]:
         yield made
         for client in made.clients:
             await client.close()
-        await asyncio.sleep(0.2)  # until TLS has said goodbye on both sides
 
 
 async def until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
@@ -267,15 +269,65 @@ async def test_a_dispatcher_without_a_certificate_is_refused(cluster: Cluster) -
     _, writer = await asyncio.open_connection("127.0.0.1", cluster.port("access-0", "nodelink"))
     writer.write(b"\0\0\0\1x" * 10)
     writer.close()
-    url = f"http://{cluster.nodes['access-0'].address}/metrics"
+    url = f"https://{cluster.nodes['access-0'].address}/metrics"
     async with aiohttp.ClientSession() as http, asyncio.timeout(5):
         while True:
-            async with http.get(url) as answer:
+            async with http.get(url, ssl=cluster.context()) as answer:
                 text = await answer.text()
             if re.search(r'access_nodelink_refused_total\{reason="tls"\} [1-9]', text):
                 break
             await asyncio.sleep(0.05)
     assert re.search(r'tls_expires_seconds\{part="nodelink"\} \d', text)
+
+
+def holdfast(cluster: Cluster, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as an operator does, with the settings of the services."""
+    command = [sys.executable, "-m", "holdfast.cli", *arguments]
+    more = {"HOLDFAST_CONFIG": str(cluster.folder / "holdfast.toml"), **environment}
+    return subprocess.run(
+        command, env=os.environ | more, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+async def test_the_doctor_looks_at_servers_that_ask_who_one_is(cluster: Cluster) -> None:
+    """It sees by TLS and with our credentials what it sees without; what it may not see, it says."""
+    link = {"HOLDFAST_NODELINK_TLS_CERTIFICATE": str(cluster.folder / "nodelink" / "dispatch-0.pem")}
+    done = await asyncio.to_thread(holdfast, cluster, "doctor", "--json", **link)
+    assert done.returncode in (0, 1, 75), done.stderr
+    findings = json.loads(done.stdout)["findings"]
+    told = {(one["area"], one["subject"]): one["level"] for one in findings}
+    assert not [one for one in findings if one["level"] in ("wrong", "unknown")]
+    for topic in ("inbound", "outbound", "state", "dead"):
+        assert told["Kafka", f"{PREFIX}.cluster.{topic}"] == "good"
+    assert told["Consul", "servers"] == "advice", "one server"
+    assert told["shards", "0-1"] == "good"
+    assert {name for area, name in told if area == "processes"} == set(cluster.nodes)
+    assert "its certificate of api ends in 7 days" in {one["found"] for one in findings}, "asked by https"
+    assert any("our user may not run TIME" in one["found"] for one in findings)
+    shown = done.stdout + done.stderr
+    assert not [name for name, secret in cluster.secrets.items() if secret in shown]
+
+
+async def test_the_doctor_names_the_server_that_refuses(cluster: Cluster) -> None:
+    """inv 11: a wrong password, token or authority is a finding of that server, and of no other, with why."""
+    link = {"HOLDFAST_NODELINK_TLS_CERTIFICATE": str(cluster.folder / "nodelink" / "dispatch-0.pem")}
+    wrong = (
+        ("KAFKA_PASSWORD", "wrong", "Kafka", "uthentication"),
+        ("KAFKA_TLS_AUTHORITY", "", "Kafka", "certificate verify failed"),
+        ("REDIS_TLS_AUTHORITY", "", "Redis", "certificate verify failed"),
+        ("CONSUL_TOKEN", "wrong", "Consul", "ACL not found"),
+        ("CONSUL_TLS_CERTIFICATE", "", "Consul", "certificate required"),
+    )
+    runs = (
+        asyncio.to_thread(holdfast, cluster, "doctor", "--json", **link, **{f"HOLDFAST_{setting}": value})
+        for setting, value, _, _ in wrong
+    )
+    for (setting, _, area, why), done in zip(wrong, await asyncio.gather(*runs), strict=True):
+        assert done.returncode == 1, (setting, done.stdout, done.stderr)
+        findings = json.loads(done.stdout)["findings"]
+        refusals = [one for one in findings if one["level"] == "wrong" and one["area"] in _SERVERS]
+        assert {one["area"] for one in refusals} == {area}, (setting, findings)
+        assert why in refusals[0]["found"]
 
 
 async def test_no_secret_is_told(people: People) -> None:
@@ -289,7 +341,7 @@ async def test_no_secret_is_told(people: People) -> None:
     for name, node in cluster.nodes.items():
         told[f"log of {name}"] = node.log.read_text()
         told[f"ready file of {name}"] = node.ready_file.read_text()
-        async with people.http.get(f"http://{node.address}/metrics") as answer:
+        async with people.http.get(f"https://{node.address}/metrics", ssl=cluster.context()) as answer:
             told[f"metrics of {name}"] = await answer.text()
     hidden = {**cluster.secrets, "redis, encoded": ENCODED}
     hidden |= {f"token {number}": token for number, token in enumerate(people.tokens)}

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from deploy.local.certificate import Authority
 from holdfast import tls
 from holdfast.clock import SystemClock
+from holdfast.errors import Stop
 from holdfast.membership.port import Node
 from holdfast.network import TcpNetwork
 from holdfast.nodelink.frames import MessageItem, Push
@@ -213,6 +214,59 @@ async def test_certificates_change_without_a_pause(tmp_path: Path) -> None:
     async with linked(node, late):
         await until(lambda: node.refused("tls") >= 1)
         assert node.server.links == 0
+
+
+@pytest.mark.parametrize("who", ["dispatch", "access"])
+async def test_a_certificate_that_was_taken_back_is_believed_no_more(
+    tmp_path: Path, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Either side refuses one that is in the list, from the list's change on; others are let in."""
+    authority = Authority(tmp_path)
+    lists = str(authority.revoke())
+    access, dispatch, other = (
+        replace(files(authority, name), tls_revoked=lists) for name in ("access", "dispatch", "other")
+    )
+    node = Node_(access)
+    async with linked(node, dispatch, other) as (link, second):
+        await until(lambda: node.server.links == 2)
+        authority.revoke(tmp_path / f"{who}.pem")
+        tls.look(Metrics())
+        wires = [link._wire, second._wire]
+        for wire in wires:
+            assert wire is not None
+            assert wire.transport is not None
+            wire.transport.abort()
+        await until(lambda: caplog.text.count("certificate revoked") >= 2)
+        if who == "dispatch":  # the node refuses it, and the other one is back
+            await until(functools.partial(is_new, second, wires[1]))
+            assert node.refused("tls") >= 1
+            await until(lambda: node.server.links == 1)
+        else:  # nobody pushes to that node any more
+            assert node.server.links == 0
+            assert not link.connected
+
+
+async def test_a_list_that_has_ended_is_no_leave(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What an old list does not know may have been taken back since: nobody is believed by it."""
+    authority = Authority(tmp_path)
+    lists = str(authority.revoke(days=-1))
+    node = Node_(files(authority, "access"))
+    async with linked(node, replace(files(authority, "dispatch"), tls_revoked=lists)) as (link,):
+        await until(lambda: "CRL has expired" in caplog.text)
+        assert not link.connected
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "a certificate", "away"])
+def test_a_file_without_a_list_is_refused(tmp_path: Path, wrong: str) -> None:
+    """inv 11: at the start, by the setting's name, and not at each handshake."""
+    authority = Authority(tmp_path)
+    file = tmp_path / "lists.pem"
+    if wrong == "nothing":
+        file.touch()
+    elif wrong == "a certificate":
+        file.write_bytes(authority.file.read_bytes())
+    with pytest.raises(Stop, match=r"nodelink\.tls_revoked"):
+        tls.nodelink_server(replace(files(authority, "access"), tls_revoked=str(file)))
 
 
 @pytest.mark.parametrize("guarded", [True, False])

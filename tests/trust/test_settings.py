@@ -20,6 +20,9 @@ SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USER": "u", "KAFKA_PASSWOR
     [
         ({"NODELINK_TLS_CERTIFICATE": "c"}, r"nodelink\.tls_certificate and nodelink\.tls_authority"),
         ({"NODELINK_TLS_AUTHORITY": "a"}, r"nodelink\.tls_certificate and nodelink\.tls_authority"),
+        ({"NODELINK_TLS_REVOKED": "r"}, r"nodelink\.tls_revoked .*nodelink\.tls_authority"),
+        ({"API_TLS_KEY": "k"}, r"api\.tls_key .*api\.tls_certificate"),
+        ({"PROCESS_TLS_KEY": "k"}, r"process\.tls_key .*process\.tls_certificate"),
         ({"NODELINK_TLS_KEY": "k"}, r"nodelink\.tls_key .*nodelink\.tls_certificate"),
         ({"KAFKA_TLS_AUTHORITY": "a"}, r"kafka\.tls_authority .*kafka\.security_protocol is PLAINTEXT"),
         (

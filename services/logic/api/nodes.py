@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from holdfast.errors import Reject
+from holdfast.membership.watchers import ROLES
 
 from .schemas import Nodes, NodeView
 
 if TYPE_CHECKING:
-    from holdfast.membership.port import Node, Role
+    from holdfast.membership.port import Node
 
     from .context import Api, Call
-
-_ROLES: Final[tuple[Role, ...]] = ("access", "logic", "dispatch")
 
 
 async def nodes(api: Api, call: Call) -> Nodes:
     """Return every process that is known."""
     del call
-    return Nodes([_view(api, node) for role in _ROLES for node in api.directory.nodes(role)])
+    return Nodes([_view(api, node) for role in ROLES for node in api.directory.nodes(role)])
 
 
 async def drain(api: Api, call: Call) -> Nodes:
     """Ask an access node, by name or incarnation, to send its clients elsewhere and leave."""
     name = call.path["node"]
     found = [
-        node for role in _ROLES for node in api.directory.nodes(role) if name in (node.name, node.incarnation)
+        node for role in ROLES for node in api.directory.nodes(role) if name in (node.name, node.incarnation)
     ]
     if not found:
         raise Reject("not_found", f"no node is called {name!r}")

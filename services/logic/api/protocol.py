@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
     from aiohttp.web import BaseRequest, Server, StreamResponse
 
+    from holdfast.observe.metrics import Metrics
+
 
 class Connection(RequestHandler):
     """One connection of the API's port."""
 
-    __slots__ = ()
+    __slots__ = ("_metrics",)
+
+    def __init__(self, server: Server, metrics: Metrics) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+        self._metrics = metrics
 
     def handle_error(
         self,
@@ -37,12 +43,12 @@ class Connection(RequestHandler):
             detail = (
                 f"this is no HTTP request: {(message or '').strip().splitlines()[0] if message else status}"
             )
+        self._metrics.logic_api_requests.labels("other", str(status)).inc()  # it never gets to a route
         response = problem(status, CODES.get(status, "bad_request"), detail)
         response.force_close()
         return response
 
 
-def connections(server: Server) -> Callable[[], Connection]:
+def connections(server: Server, metrics: Metrics) -> Callable[[], Connection]:
     """Return what makes the protocol of each connection of a server."""
-    loop = asyncio.get_running_loop()
-    return lambda: Connection(server, loop=loop, access_log=None)  # type: ignore[arg-type]
+    return lambda: Connection(server, metrics)
