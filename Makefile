@@ -19,7 +19,7 @@ SOURCES := $(wildcard holdfast services deploy chaos loadtest tests examples doc
 
 QUICK := not kafka and not redis and not consul and not cluster and not browser and not tools
 
-.PHONY: help run simulate chaos test check static format docs watch talk rules k8s-check k8s-server wheel lock cluster cluster-mend cluster-stop bench bench-plane bench-check scaling load clean
+.PHONY: help run simulate chaos test check static format docs watch talk rules k8s-check k8s-server wheel lock failures cluster cluster-mend cluster-stop bench bench-plane bench-check scaling load clean
 
 help: ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 15
@@ -81,6 +81,9 @@ wheel: $(STAMP) ## build the distribution into dist/
 
 chaos: $(STAMP) ## a cluster of real parts under load, faults for MINUTES (30) by SEED, and what came through
 	@exec $(PY) -m chaos --minutes $(or $(MINUTES),30) --brokers $(or $(BROKERS),3) $(if $(SEED),--seed $(SEED))
+
+failures: $(STAMP) ## break a cluster in every way (NAMES: all) and draw what it looks like, into docs/failures.md
+	$(PY) -m deploy.local.failures $(NAMES)
 
 cluster: $(BIN)/holdfast ## real servers (BROKERS of Kafka: 1; BALANCER=1: HAProxy) and two of every service, until Ctrl-C
 	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1) $(if $(BALANCER),--balancer)

@@ -140,6 +140,11 @@ TABLE: Final = (
     Metric("dispatch_rebuilding", "gauge", "partitions whose shard is being rebuilt"),
     Metric("dispatch_state_waits", "counter", "waits of a partition for its state records to be durable"),
     Metric("dispatch_state_removed", "counter", "state records of no use any more, taken out of the topic"),
+    Metric(
+        "dispatch_state_let_go",
+        "counter",
+        "state records that an older one may have come behind, and too many to be written once more",
+    ),
     Metric("dispatch_unjoined", "counter", "times that a partition's log no longer joined its shard"),
     Metric("dispatch_apply_retries", "counter", "applies repeated because their outcome was unknown"),
     Metric("dispatch_queue_full", "counter", "times a partition was paused because its queue was full"),

@@ -280,10 +280,12 @@ class Links:
 
     def tick(self) -> None:
         """Once a second: ask for partitions of which nothing is heard."""
-        now = self._node.clock.monotonic()
-        if self._node.traces is not None:
-            self._node.traces.tick()
+        node, now = self._node, self._node.clock.monotonic()
+        if node.traces is not None:
+            node.traces.tick()
+        # Who has drained is pushed to by nobody, and has nobody to tell.
+        gone = node.draining and not node.drivers
         for shard, chain in enumerate(self._chains):
             chain.tick()
-            if now - chain.heard_at > QUIET_SECONDS and not chain.asking:
+            if now - chain.heard_at > QUIET_SECONDS and not chain.asking and not gone:
                 self.missed(shard, "quiet")

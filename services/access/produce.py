@@ -290,8 +290,9 @@ class Produce:
         for cursor in cursors.values():
             self._turns.do(self._store, cursor)
         self._pace.now()
-        for event in list(self._again):
-            self._turns.do(self._emit_again, event)
+        # Beginnings first: an end is refused at once where its beginning's failure is told a turn later.
+        for record, _ in sorted(self._again.values(), key=lambda one: one[0].kind):
+            self._turns.do(self._emit_again, record.id)
 
 
 def _tell(what: str, message: str, session: str, future: asyncio.Future[int]) -> None:

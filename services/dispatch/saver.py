@@ -3,7 +3,9 @@
 It runs beside the partition, so pushes do not wait for it. Everything it writes may be written twice:
 state has versions, and a dead letter that comes twice is better than one that does not come. What would not
 be harmless is a record of one who was superseded, written after the newer one of a successor (the topic keeps
-the last of each key): so it writes only while it is sure that nobody can have taken the token.
+the last of each key): so it writes only while it is sure that nobody can have taken the token. And a batch
+that a producer gave up, this one's or a predecessor's, may be written behind what is newer: what this writes
+while that can be, it writes once more after it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from holdfast.bus.port import Producer, Topic
-    from holdfast.clock import Clock
+    from holdfast.clock import Clock, Timer
     from holdfast.observe.metrics import Metrics
 
 BOUND: Final = 5000
@@ -28,6 +30,12 @@ BOUND: Final = 5000
 
 AT_ONCE: Final = 500
 """Writes given to the producer at once, about."""
+
+LATE: Final = 30.0
+"""Seconds after which no batch that a producer gave up is written any more: nobody at the broker has it."""
+
+AGAIN: Final = 5000
+"""Keys that are remembered to be written once more, at most: above it the oldest is let go, and counted."""
 
 BACKOFF: Final = 0.1
 LONGEST_BACKOFF: Final = 2.0
@@ -68,6 +76,10 @@ class Saver:
         self._waiting: deque[tuple[int, Sequence[Write]]] = deque()
         self._size = 0
         self._touched: set[bytes | None] | None = None
+        self._doubt_until = clock.monotonic() + LATE
+        self._again: dict[bytes, Write] = {}
+        self._timer: Timer | None = None
+        self._let_go = metrics.dispatch_state_let_go if metrics is not None else None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -82,6 +94,9 @@ class Saver:
             self._size += len(writes)
             if self._touched is not None:
                 self._touched.update(write.key for write in writes)
+            for write in writes:
+                if write.key is not None:
+                    self._again.pop(write.key, None)  # this one comes behind it
             if self._task is None:
                 self._task = asyncio.get_running_loop().create_task(self._run())
         elif self._task is None:
@@ -116,6 +131,8 @@ class Saver:
 
     async def close(self) -> None:
         """Give up what is on its way: whoever comes next starts from `saved` and writes it again."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -147,14 +164,44 @@ class Saver:
                 try:
                     failed = await self._try(writes)
                 except Exception:  # noqa: BLE001 - counted; what is not durable keeps `saved` where it is
+                    self._doubt_until = self._clock.monotonic() + LATE
                     await self._failures.pause()
                     continue
                 if failed is None:
                     self._failures.passed()
+                    self._remember(writes)
                     return
+                self._doubt_until = self._clock.monotonic() + LATE
                 _log.warning("state records are not durable yet: %s", failed)
             await self._clock.sleep(delay)
             delay = min(delay * 2, LONGEST_BACKOFF)
+
+    def _remember(self, writes: Sequence[Write]) -> None:
+        """Note what must be written once more when nothing older can come behind it any more."""
+        if self._clock.monotonic() >= self._doubt_until:
+            return
+        for write in writes:
+            # A cursor is a hint, and the next one is on its way.
+            if write.topic == "state" and write.key is not None and not write.key.startswith(b"cursor\0"):
+                self._again.pop(write.key, None)
+                self._again[write.key] = write
+        while len(self._again) > AGAIN:
+            del self._again[next(iter(self._again))]
+            if self._let_go is not None:
+                self._let_go.inc()
+        if self._again and self._timer is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._timer = self._clock.call_later(self._doubt_until - self._clock.monotonic(), self._write_again)
+
+    def _write_again(self) -> None:
+        self._timer = None
+        if self._clock.monotonic() < self._doubt_until:
+            self._look_later()
+        elif self._again:
+            writes, self._again = list(self._again.values()), {}
+            self.add(self.saved, writes)
 
     async def _try(self, writes: Sequence[Write]) -> Retry | None:
         futures: list[asyncio.Future[int]] = []

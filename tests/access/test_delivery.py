@@ -76,6 +76,23 @@ async def test_without_a_dispatcher_the_node_polls() -> None:
         assert world.value("access_polls", why="quiet") > 0
 
 
+async def test_a_drained_node_asks_nobody() -> None:
+    """With clients it asks as ever; drained, nobody pushes to it, which is no reason to page anybody."""
+    async with World() as world:
+        bob = await in_room(world, "bob")
+        await world.clock.advance(4)
+        asked = world.value("access_polls", why="quiet")
+        stopping = world.node.drain()
+        await world.clock.advance(1.5)
+        assert world.value("access_polls", why="quiet") > asked
+        bob.transport.close()
+        await world.clock.advance(2)
+        await stopping
+        asked = world.value("access_polls", why="quiet")
+        await world.clock.advance(10)
+        assert world.value("access_polls", why="quiet") == asked
+
+
 async def test_many_missed_messages_come_in_pages_and_too_many_are_a_reset() -> None:
     """inv 4: up to access.catch_up missed messages are sent, of more the client is told by a reset."""
     async with World(catch_up=250) as world:

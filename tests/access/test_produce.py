@@ -103,3 +103,28 @@ async def test_a_session_s_events_wait_in_a_storm_and_its_sends_stay_behind_them
     await clock.advance(EVENTS_SECONDS)
     assert kinds()[EVENTS:] == ["SessionEvent", "Send", "SessionEvent"]
     assert produce.unfinished == len(sessions)
+
+
+async def test_an_end_does_not_overtake_a_beginning_whose_failure_is_told_a_turn_later() -> None:
+    """inv 6: a session that ends in the turn in which its `connect` fails is told of in order.
+
+    Found by simulated seed 10700745.
+    """
+    queue: Any = Queue()
+    clock = ManualClock()
+    produce = Produce(queue, clock, Metrics(), "node", 10.0)
+    await produce.start(10.0)
+    session = Session("s", "ann", "c", "", 0, 0.0, 0.0, "", ())
+    produce.event(session, "connect")
+    await clock.settle()
+    queue.written[0].set_exception(Retry("the outcome is unknown"))
+    for _ in range(EVENTS):  # in a storm events go out at once
+        produce.event(session, "disconnect")
+    assert len(queue.records) == 1
+    await clock.settle()
+    produce.tick()
+    assert [decode_inbound(record[3]).kind for record in queue.records] == [
+        "connect",
+        "connect",
+        "disconnect",
+    ]

@@ -15,6 +15,8 @@ from deploy.grafana import generate
 from deploy.grafana.dashboards import DASHBOARDS
 from deploy.grafana.panels import Panel, render, text
 from deploy.grafana.render import draw
+from deploy.grafana.sheet import sheet
+from deploy.grafana.timeline import Spell, spells
 from deploy.prometheus.api import query
 from holdfast.client import Client
 from tests.observe.test_rules import unknown
@@ -113,6 +115,20 @@ async def test_a_real_prometheus_answers_every_panel(watched: LocalCluster, prom
         titles = [element.text for element in ET.fromstring(picture).iter() if element.text]
         assert {panel.title for row in dashboard.rows for panel in row.panels} <= set(titles)
         assert picture.count('stroke-width="1.5"') > 10, "lines"
+    pytest.importorskip("matplotlib")
+    now = time.time()
+    told = [Spell("HoldfastNoLogic", "page", "firing", now - 20, now - 10)]
+    page = await asyncio.to_thread(
+        sheet,
+        "a page",
+        ["cluster/Messages", "cluster/Dead letters"],
+        told,
+        address=prometheus.address,
+        span=(now - 30, now),
+        failure=(now - 25, now - 10),
+    )
+    assert page.startswith(b"\x89PNG")
+    assert 5_000 < len(page) < 80_000
     for _, panel in PANELS:
         for expression in concrete(panel):
             query(prometheus.address, expression)
@@ -120,3 +136,5 @@ async def test_a_real_prometheus_answers_every_panel(watched: LocalCluster, prom
         query(prometheus.address, "sum by (")
     firing = query(prometheus.address, 'ALERTS{alertstate="firing"}')
     assert firing == [], "alerts of a healthy cluster"
+    now = time.time()
+    assert not [spell for spell in spells(prometheus.address, now - 30, now) if spell.state == "firing"]

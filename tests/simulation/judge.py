@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from holdfast.log.facts import generation_of
+from holdfast.log.port import NEW
+from services.dispatch.rebuild import fact_of
+from services.dispatch.saver import LATE
 from tests.simulation.disturb import DEATH_LIMIT
 from tests.simulation.people import GROUP
 
 if TYPE_CHECKING:
+    from holdfast.records import StateRecord
     from tests.simulation.world import World
 
 GROUP_CHANNEL: Final = f"group:{GROUP}"
@@ -104,6 +109,7 @@ class Judge:
                 self.world.ledger.saw_all(memory, GROUP_CHANNEL, head)
         for use in self.world.uses:
             await use.judge()
+        await self._state()
         await asyncio.sleep(DEATH_LIMIT + 1.0)  # who died last is not online any more
         there = sorted(self.world.sessions())
         found = []
@@ -112,6 +118,32 @@ class Judge:
             found += [session["session"] for session in answer["sessions"]]
         if not self.world.ledger.violations and sorted(found) != there:
             self.world.ledger.violated(6, f"online by the API: {sorted(found)}, connected: {there}")
+
+    async def _state(self) -> None:
+        """Check that the state topic keeps the newest of each membership: compaction leaves the last one."""
+        if any(map(self._stale, range(self.world.plan.partitions))):
+            await asyncio.sleep(LATE + 3.0)
+            for number in range(self.world.plan.partitions):
+                for text in self._stale(number):
+                    self.world.ledger.violated(9, text)
+
+    def _stale(self, number: int) -> list[str]:
+        """Tell of what an older record came last, though who wrote the newest serves the partition still."""
+        world = self.world
+        began = world.clock.now_ms() - 1000 * (world.loop.now - world.redis.begun.get(number, 0.0))
+        last: dict[tuple[str, str], StateRecord] = {}
+        newest: dict[tuple[str, str], tuple[int, int]] = {}
+        for record in world.kafka.broker.partition("state", number).records:
+            fact = fact_of(record)
+            if fact is not None and fact.kind in ("member", "group", "revoke"):
+                key = fact.key, generation_of(fact.epoch)
+                last[key] = fact
+                newest[key] = max(newest.get(key, (NEW, 0)), (fact.version, record.ts))
+        return [
+            f"the state topic keeps {fact}, not version {newest[key][0]}"
+            for key, fact in last.items()
+            if fact.version < newest[key][0] and newest[key][1] >= began
+        ]
 
     def _presence(self) -> str:
         """Compare who is online by the store, on nodes that live, with who is connected."""

@@ -188,6 +188,13 @@ MUTATIONS: Final = (
         "if False:",
     ),
     Mutation(
+        7,
+        "access lets everything into a queue that is full",
+        "holdfast.bus.backlog:Backlog.check",
+        "if not self.full:",
+        "if True:",
+    ),
+    Mutation(
         9,
         "a revoked token's sessions go on",
         "services.access.groups:Groups._token",

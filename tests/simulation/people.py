@@ -332,6 +332,8 @@ class Caller:
                     self.given_up.add(path)
                 if status == 200:
                     return answer
+                if status == 503 and "outcome is unknown" in answer["detail"]:
+                    self.given_up.add(path)  # what its producer gave up may be written later
                 if 400 <= status < 500 or status == 500:
                     self.world.ledger.violated(11, f"{method} {path} was answered {status} {answer}")
                     return None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.simulation.loop import Process
 
 NAME: Final = "kafka"
+LONGEST_HOLD: Final = 2.5
+"""Times the deadline of a producer, after which a batch that is late is written."""
 
 
 class _Batch:
@@ -51,7 +53,7 @@ class _Session:
         kafka = self.producer.kafka
         delay = kafka.links.delay(self.producer.process.name, NAME)
         if kafka.random.random() < kafka.hold_batch:
-            delay += kafka.random.uniform(0.5, 2.5) * self.producer.deadline
+            delay += kafka.random.uniform(0.5, LONGEST_HOLD) * self.producer.deadline
         self._later(delay, self._arrive, place)
 
     def _later(self, delay: float, call: Callable[..., None], *args: Any) -> None:

@@ -57,6 +57,7 @@ class SimRedis:
         self.on_applied: Callable[[int, Batch, Any, str], None] = lambda *_: None
         self.on_updated: Callable[[int, Process, NodeUpdate, int, bool], None] = lambda *_: None
         self.surprises: dict[Process, float] = {}  # whose calls fail so, and how often
+        self.begun: dict[int, float] = {}  # by shard: when its last tenure began
         self._stalled: list[Callable[[], None]] | None = None
 
     def stall(self) -> None:
@@ -110,6 +111,8 @@ class SimRedis:
         if name == "apply" and error is None:
             shard, batch = args[0]
             self.on_applied(shard, batch, result, self.store.shards[shard].owner)
+        if name == "begin" and error is None:
+            self.begun[args[0][0]] = self.loop.now
         if name == "update" and error is None:
             self.on_updated(args[0][0], process, args[0][1], result, dead)
         if self.random.random() < self.lost_replies or not self.links.reachable(process.name, NAME):
