@@ -112,7 +112,7 @@ async def test_an_end_does_not_overtake_a_beginning_whose_failure_is_told_a_turn
     """
     queue: Any = Queue()
     clock = ManualClock()
-    produce = Produce(queue, clock, Metrics(), "node", 10.0)
+    produce = Produce(queue, clock, Metrics(), "node", 10.0, turns=Turns(ManualClock(), Metrics()))
     await produce.start(10.0)
     session = Session("s", "ann", "c", "", 0, 0.0, 0.0, "", ())
     produce.event(session, "connect")
