@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from holdfast.parts import Parts
 
 COMMIT_SECONDS: Final = 1.0
+STOPPED: Final = 2.0
+"""Seconds by which a commit may be late. Who was stopped for longer may have been superseded, and learns it
+in a moment; until then its offsets would look like a backlog, and publishers be refused."""
+
 RETRY_SECONDS: Final = 0.5
 
 T = TypeVar("T")
@@ -181,7 +185,11 @@ class DispatchNode:
     async def _commit(self) -> None:
         assert self._feed is not None
         lag = self._parts.metrics.dispatch_lag
-        await self._parts.clock.sleep(COMMIT_SECONDS)
+        clock = self._parts.clock
+        due = clock.monotonic() + COMMIT_SECONDS
+        await clock.sleep(COMMIT_SECONDS)
+        if clock.monotonic() - due > STOPPED:
+            return
         metrics = self._parts.metrics
         metrics.dispatch_link_bytes.set(self._links.waiting())
         metrics.dispatch_queued.set(self._feed.queued())

@@ -173,6 +173,21 @@ async def test_offsets_are_committed_for_lag(world: World) -> None:
     assert world.count("d1", "lag", partition=str(partition)) == 0
 
 
+async def test_who_was_stopped_commits_nothing_old(world: World) -> None:
+    """What others have committed meanwhile stands: older offsets would look like a backlog of all of it."""
+    await world.dispatcher()
+    partition = partition_of("room:x", PARTITIONS)
+    world.message("room:x")
+    await world.clock.advance(6)
+    committed = world.broker.group("holdfast-dispatch", "outbound").committed
+    committed[partition] = 7
+    world.clock._elapsed += 90.0  # as by SIGSTOP: nothing runs meanwhile
+    await world.clock.advance(0.0)
+    assert committed[partition] == 7
+    await world.clock.advance(2.0)
+    assert committed[partition] == 1, "it still owns the partition in this world, and goes on"
+
+
 async def test_details_and_problems(world: World) -> None:
     """A dispatcher names its partitions and links, and what keeps it from serving."""
     await world.access("a")
