@@ -99,6 +99,7 @@ cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left r
 
 bench-plane: $(STAMP) ## what a connection and a delivery cost, beside the C floor, into docs/performance.md
 	$(PY) -m loadtest.plane --runs $(or $(RUNS),3) --write
+	$(PY) -m loadtest.slices --runs $(or $(RUNS),3) --write
 
 bench: bench-plane ## that, and what a message costs on every path, into docs/performance.md
 	$(PY) -m loadtest.bench --runs $(or $(RUNS),3) --write

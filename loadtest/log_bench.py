@@ -1,25 +1,32 @@
 """What the log costs: records per Redis core, client CPU per record, bytes per channel.
 
     python -m loadtest.log_bench
+    python -m loadtest.log_bench --inboxes 1000000 [--messages 20] [--redis list-compress-depth=1 ...]
 
-Starts a Redis of its own. CPU is user + system time, of this process and of Redis as it says itself.
+Starts a Redis of its own. CPU is user + system time, of this process and of Redis as it says itself. The
+second one fills so many inboxes over 12 shards and says what they take; what they say is text, not one
+letter, since Redis can be told to compress it.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import base64
 import functools
+import random
 import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 from redis import Redis as Client
 
 from deploy.local.servers import start_redis
 from holdfast import records
+from holdfast.channel import partition_of
 from holdfast.log.port import Batch, Change, LogRecord, NodeUpdate, Op, Query, SessionInfo, Watermark
 from holdfast.log.redis import RedisLog
 from holdfast.policy import DEFAULT_POLICIES
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 CHANNELS = 10_000
+SHARDS = 12
+BATCH = 200
 BODY = b'"id":"0123456789abcdef","from":"user123","type":"text","data":"%s"' % (b"x" * 120)
 
 
@@ -131,6 +140,76 @@ class Bench:
         await self.log.claim(0, "d", expected=await self.log.state(0), generation="3f9a0c21")
 
 
+WORDS: Final = """
+I you it the to a and that in is of what we me this he for my on have your do was no not be are know can with
+but all so just there here they like get she go about if him out come tomorrow morning think meeting when
+one where would train ticket station dinner tonight Thursday photo address number please thanks maybe
+"""
+
+
+def said(source: random.Random, size: int) -> bytes:
+    """Return a body with so many letters of text."""
+    text = " ".join(source.choices(WORDS.split(), k=size // 3))[:size]
+    identity, sender = (
+        base64.urlsafe_b64encode(source.randbytes(16))[:22].decode(),
+        f"u{source.randrange(10**6)}",
+    )
+    data = b'"%s"' % text.encode()
+    return records.message_body(id=identity, sender=sender, type="chat.text", data=data)
+
+
+async def inboxes(address: str, count: int, messages: int, size: int, config: list[str]) -> None:
+    """Fill inboxes and print what they take; each message is of another sender."""
+    host, _, port = address.rpartition(":")
+    client = Client(host=host, port=int(port))
+    for setting in config:
+        client.config_set(*setting.split("=", 1))
+    log = RedisLog(Redis(url=f"redis://{address}/0"), SHARDS, DEFAULT_POLICIES)
+    await log.start()
+    source = random.Random(1)  # noqa: S311 - a load
+    bodies = [said(source, size) for _ in range(5000)]
+    shards: list[list[str]] = [[] for _ in range(SHARDS)]
+    for number in range(count):
+        name = f"user:u{number}"
+        shards[partition_of(name, SHARDS)].append(name)
+    before = client.info("memory")["used_memory"]
+    offsets, watermarks = [0] * SHARDS, [Watermark()] * SHARDS
+    for shard in range(SHARDS):
+        await log.claim(shard, "d", expected=await log.state(shard), generation="3f9a0c21")
+    spent = client.info("cpu")
+
+    async def fill(shard: int, names: list[str], n: int) -> None:
+        now = time.time_ns() // 1_000_000
+        for start in range(0, len(names), BATCH):
+            made = []
+            for name in names[start : start + BATCH]:
+                offsets[shard] += 1
+                body = records.log_entry(now, bodies[offsets[shard] * 7919 % len(bodies)])
+                row = (f"u{offsets[shard]}\0client", n * records.MAX_OUTPUTS, 1, body)
+                made.append(LogRecord(offsets[shard], now, Op.APPEND, name, *row))
+            last = Watermark(offsets[shard], now, 1)
+            applied = await log.apply(shard, Batch("d", watermarks[shard], last, made, now_ms=now))
+            assert applied.status == 0, applied
+            watermarks[shard] = last
+
+    for n in range(1, messages + 1):
+        await asyncio.gather(*(fill(shard, names, n) for shard, names in enumerate(shards)))
+        taken = client.info("memory")["used_memory"] - before
+        seen = sum(client.memory_usage(key, samples=50) or 0 for key in client.scan_iter("*seen?", 10_000))
+        if n in (1, messages):
+            entries = n * sum(len(body) + 20 for body in bodies) / len(bodies)
+            print(
+                f"{count:,} inboxes with {n} of {size} letters: {(taken - seen) / count:,.0f} bytes each, "
+                f"{entries:,.0f} of them entries; besides {seen / count / n:,.0f} for each message's sender, "
+                f"for two windows at most; {client.info('memory')['used_memory_rss'] / 2**30:.2f} GiB in all",
+                flush=True,
+            )
+    cpu = client.info("cpu")
+    redis = sum(cpu[name] - spent[name] for name in ("used_cpu_user", "used_cpu_sys"))
+    print(f"Redis: {redis / count / messages * 1e6:.1f} us of CPU for a message")
+    await log.close()
+
+
 async def run(address: str, records_each: int) -> None:
     """Measure everything once."""
     host, _, port = address.rpartition(":")
@@ -156,9 +235,17 @@ def main() -> None:
     """Run with a Redis of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=50_000, help="records of each size of batch")
+    parser.add_argument("--inboxes", type=int, help="fill so many, and only that")
+    parser.add_argument("--messages", type=int, default=20, help="in each inbox (default 20)")
+    parser.add_argument("--letters", type=int, default=100, help="of each message (default 100)")
+    parser.add_argument("--redis", nargs="*", default=[], help="NAME=VALUE: of Redis's configuration")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, start_redis(Path(folder)) as server:
-        uvloop.run(run(server.address, wanted.records))
+        if wanted.inboxes:
+            work = inboxes(server.address, wanted.inboxes, wanted.messages, wanted.letters, wanted.redis)
+            uvloop.run(work)
+        else:
+            uvloop.run(run(server.address, wanted.records))
 
 
 if __name__ == "__main__":

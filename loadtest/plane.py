@@ -154,6 +154,10 @@ class Room:
             raise RuntimeError(f"{opened['failed']:.0f} connections failed")
         self.close = self._crowd.close
 
+    def leave(self) -> None:
+        """Have all hang up, as clients do that end; `close` resets their connections."""
+        self._crowd.say("leave")
+
     async def publish(self, http: aiohttp.ClientSession, *, together: int, rounds: int) -> float:
         """Publish `together` at a time and wait until all have them; return CPU seconds for a delivery."""
         target = self._plane.target

@@ -54,6 +54,12 @@ class ServiceProcess(Running):
         assert self._environment is not None
         self._environment["PYTHONPATH"] = os.pathsep.join([str(root), str(Path.cwd())])
 
+    def run_as(self, command: list[str], environment: Mapping[str, str]) -> None:
+        """Be started by another command, from the next start on."""
+        assert self._environment is not None
+        self._command = command
+        self._environment |= environment
+
     def start(self) -> None:
         """See `Running.start`; what an earlier start said of itself is forgotten."""
         if not self.alive:

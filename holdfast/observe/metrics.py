@@ -43,6 +43,7 @@ TABLE: Final = (
         "bytes of frames written to clients; of a crowd with several formats, about",
     ),
     Metric("access_reads_sliced", "counter", "reads too large for one turn of the loop"),
+    Metric("access_reads_put_off", "counter", "reads taken in a later turn of the loop: too many came"),
     Metric("access_frames_out", "counter", "frames to clients", ("frame",)),
     Metric("access_errors", "counter", "error frames to clients", ("code",)),
     Metric("access_deliveries", "counter", "messages handed to connections"),

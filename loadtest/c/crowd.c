@@ -10,6 +10,7 @@
 // Commands on standard input, one answer line of "name number" pairs for each:
 //   open N        open connections, or open them again, until N are                  -> opened .. failed .. seconds ..
 //   drop N        cut N open connections, without a word
+//   leave         close all open connections as a program that ends does: no reset
 //   again         let `open` try those that failed or were closed by the server
 //   port P        where `open` connects to from now on
 //   load R SIZE   send R messages of SIZE bytes of data a second from now on, each from another connection
@@ -432,6 +433,14 @@ static void command(const char *line) {
     } else if (sscanf(line, "drop %ld", &target) == 1) {
         for (int i = 0; i < limit && target > 0; i++)
             if (crowd[i].state == OPEN) { let_go(&crowd[i], CLOSED); target--; }
+        say_count();
+    } else if (!strcmp(line, "leave")) {
+        struct linger soft = {0, 0};
+        for (int i = 0; i < limit; i++)
+            if (crowd[i].state == OPEN) setsockopt(crowd[i].fd, SOL_SOCKET, SO_LINGER, &soft, sizeof soft);
+        pump(5);  // what came meanwhile is read: a socket that is closed with something unread is reset
+        for (int i = 0; i < limit; i++)
+            if (crowd[i].state == OPEN) let_go(&crowd[i], CLOSED);
         say_count();
     } else if (!strcmp(line, "again")) {
         for (int i = 0; i < limit; i++)

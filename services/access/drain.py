@@ -44,9 +44,9 @@ async def drain_connections(node: AccessNode) -> None:
     if waiting:
         _log.warning("%d clients did not go in time, and are closed", len(waiting))
     for driver in waiting:
-        driver.machine.signal(Event.ENDED, "draining", "this node is leaving")
+        node.turns.do(driver.machine.signal, Event.ENDED, "draining", "this node is leaving")
     last = clock.monotonic() + 1.0
     while node.drivers and clock.monotonic() < last:
         await clock.sleep(STEP)
     for driver in list(node.drivers.values()):
-        driver.transport.abort()
+        node.turns.do(driver.transport.abort)

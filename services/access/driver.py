@@ -23,7 +23,7 @@ from holdfast.protocol.wire import FrameError
 from . import asking, due, slow
 from .admission import name_of_close
 from .formats import FORMATS, TCP_JSON, of_subprotocol
-from .slow import ASIDE, ENDED, FRESH, PAUSED
+from .slow import ASIDE, ENDED, FRESH, LOST, PAUSED
 from .subscriber import Subscriber
 from .timers import NEVER
 
@@ -140,7 +140,19 @@ class Driver(Subscriber, asyncio.Protocol):
         node = self._node
         self.heard = node.wheel.tick
         node.bytes_in += len(data)
-        inflow = node.inflow
+        if node.turns.take():
+            self._take(data)
+            return
+        node.reads_put_off += 1
+        if len(data) > SMALL:
+            self.transport.pause_reading()  # what waits of one client is small, or a single read
+        node.turns.later(self._take, data)
+
+    def _take(self, data: bytes) -> None:
+        """Take a read whose turn it is."""
+        if self.blocked & LOST:
+            return
+        inflow = self._node.inflow
         if len(data) > SMALL or inflow.has(self):
             inflow.received(self, data)
             return
@@ -241,14 +253,27 @@ class Driver(Subscriber, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """See asyncio.Protocol: nothing is answered to who has stopped sending."""
-        return False
+        node = self._node
+        if node.turns.take():
+            return False
+        # To close a socket takes the kernel and uvloop as long as all else here: a crowd does so in turns.
+        node.turns.later(self.transport.close)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         if isinstance(exc, ssl.SSLError) and self.blocked & FRESH:
             self._node.metrics.access_refused.labels("tls").inc()
-        self.machine.signal(Event.LOST)
-        self._gone("lost")
+        if not self.blocked & ENDED:
+            self.blocked |= ENDED | LOST
+        self._node.turns.do(self._lost, steps=2)
+
+    def _lost(self) -> None:
+        """Let go of what is left: nobody will say anything more."""
+        if self.blocked & LOST:
+            self.blocked &= ~(ENDED | LOST)
+            self.machine.signal(Event.LOST)
+            self._gone("lost")
         self.codec = self.out = None
         self._node.inflow.forget(self)
         self._node.admission.closed(self)

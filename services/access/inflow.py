@@ -45,6 +45,8 @@ class Inflow:
             self._rest[driver] = itertools.chain(self._rest[driver], steps)
         elif not self._run(driver, steps, self._until()):
             self._wait(driver, steps)
+        elif not driver.transport.is_closing():
+            driver.transport.resume_reading()  # it may have waited for its turn
 
     def resume(self, driver: Driver) -> None:
         """Go on with a connection that takes its answers again."""

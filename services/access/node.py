@@ -42,6 +42,7 @@ from .routes import Routes
 from .subscribes import Subscribes
 from .timers import TimerWheel
 from .traces import Traces
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,16 +84,18 @@ class AccessNode:
         self.wheel = TimerWheel(self.clock, min(0.5, shortest / 8), self._tick, self.metrics)
         self.heartbeat_ticks = self.wheel.ticks(access.heartbeat)
         self.admission = Admission(self)
+        self.turns = Turns(self.clock, self.metrics)
         self.inflow = Inflow(self.metrics)
         self.roster = Roster(self)
         self.links = Links(self)
-        self.reader = Reader(parts.log, self.clock, self.links, self.metrics)
+        self.reader = Reader(parts.log, self.clock, self.links, self.metrics, self.turns)
         self.outbox = Outbox()
         self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up)
         self.routes = Routes(
             parts.log,
             self.clock,
             self.metrics,
+            self.turns,
             incarnation=self.incarnation,
             everything=self.roster.everything,
             on_rewritten=self.links.rewritten,
@@ -123,6 +126,7 @@ class AccessNode:
             self.metrics,
             self.incarnation,
             access.request_deadline,
+            turns=self.turns,
             tracing=parts.tracing,
         )
         self.rooms = RoomRates(self.clock, self.metrics)
@@ -145,7 +149,7 @@ class AccessNode:
 
         self.drivers: dict[int, Driver] = {}
         self.subscriptions = 0
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = self.reads_put_off = 0
         self.frames_in: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.frames_out: collections.defaultdict[type, int] = collections.defaultdict(int)
         self.draining = False
@@ -238,13 +242,18 @@ class AccessNode:
                 _log.warning("could not tell that this node drains: %s", error)
         await drain_connections(self)
         end = self.clock.monotonic() + RECORD_SECONDS
-        while (self.produce.unfinished or not self.routes.idle) and self.clock.monotonic() < end:
+        while not self._recorded and self.clock.monotonic() < end:
             self.produce.tick()
             await self.clock.sleep(0.02)
         try:
             await self.parts.directory.leave()
         except Retry as error:
             _log.warning("could not leave the membership: %s", error)
+
+    @property
+    def _recorded(self) -> bool:
+        """Whether all that has ended is known to those who must know."""
+        return not self.produce.unfinished and self.turns.idle and self.routes.idle
 
     def fenced(self, incarnation: str) -> None:
         """Take notice that an incarnation was found dead: if it is this node's, it begins again."""
@@ -328,6 +337,8 @@ class AccessNode:
         metrics.access_bytes_in.inc(self.bytes_in)
         metrics.access_bytes_out.inc(self.bytes_out + self.delivery.fanout.bytes)
         self.bytes_in = self.bytes_out = self.delivery.fanout.bytes = 0
+        metrics.access_reads_put_off.inc(self.reads_put_off)
+        self.reads_put_off = 0
         metrics.access_sessions.set(self.roster.count)
         metrics.access_channels.set(len(self.registry))
         metrics.access_subscriptions.set(self.subscriptions)

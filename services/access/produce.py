@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .driver import Driver
     from .sessions import Session
+    from .turns import Turns
 
 MAX_CURSORS: Final = 10_000
 """Cursors that wait for their second, at most; the oldest goes out early."""
@@ -55,11 +56,13 @@ class Produce:
         incarnation: str,
         request_deadline: float,
         *,
+        turns: Turns,
         tracing: Tracing | None = None,
     ) -> None:
         self._bus = bus
         self._clock = clock
         self._metrics = metrics
+        self._turns = turns
         self.incarnation = incarnation
         self._request_deadline = request_deadline
         self._tracing = tracing
@@ -82,6 +85,7 @@ class Produce:
 
     async def close(self) -> None:
         """Wait for what is pending."""
+        self._turns.finish()
         self._pace.now()
         if self._producer is not None:
             await self._producer.close()
@@ -213,13 +217,19 @@ class Produce:
             return
         future.add_done_callback(functools.partial(self._emitted, record, done))
 
+    def _emit_again(self, event: str) -> None:
+        # Until now it is among those that failed: what may not go past it must find it there.
+        failed = self._again.pop(event, None)
+        if failed is not None:
+            self._emit(*failed)
+
     def _emitted(self, record: records.SessionEvent, done: object, future: asyncio.Future[int]) -> None:
         if self._told(future):
             self._again[record.id] = (record, done)
             return
         self._events.pop(record.id, None)
         if callable(done):
-            done()
+            self._turns.do(done)
 
     @property
     def unfinished(self) -> int:
@@ -278,12 +288,11 @@ class Produce:
         """Once a second: write the cursors, and the events that failed."""
         cursors, self._cursors = self._cursors, collections.OrderedDict()
         for cursor in cursors.values():
-            self._store(cursor)
+            self._turns.do(self._store, cursor)
         self._pace.now()
-        again, self._again = self._again, {}
         # Beginnings first: an end is refused at once where its beginning's failure is told a turn later.
-        for record, done in sorted(again.values(), key=lambda one: one[0].kind):
-            self._emit(record, done)
+        for record, _ in sorted(self._again.values(), key=lambda one: one[0].kind):
+            self._turns.do(self._emit_again, record.id)
 
 
 def _tell(what: str, message: str, session: str, future: asyncio.Future[int]) -> None:

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from holdfast.observe.metrics import Metrics
 
     from .links import Links
+    from .turns import Turns
 
 MAX_QUERIES: Final = 128
 """Queries in one read, at most: a read must not hold the store for long."""
+
+ANSWER_STEPS: Final = 4
+"""What an answer counts for among the steps of a turn: one that completes a connect takes 50 µs."""
 
 FIRST_DELAY: Final = 0.05
 LONGEST_DELAY: Final = 1.0
@@ -36,10 +40,11 @@ class Reader:
     will be rebuilt. It is told where the store stood in each answer.
     """
 
-    def __init__(self, log: Log, clock: Clock, links: Links, metrics: Metrics) -> None:
+    def __init__(self, log: Log, clock: Clock, links: Links, metrics: Metrics, turns: Turns) -> None:
         self._log = log
         self._failures = Failures("reads", clock, metrics)
         self._links = links
+        self._turns = turns
         self.clock = clock
         self._waiting: list[list[tuple[Query, Callable[[View], None]]]] = [[] for _ in range(log.partitions)]
         self._running = [False] * log.partitions
@@ -85,12 +90,15 @@ class Reader:
                 delay, most = FIRST_DELAY, min(most * 2, MAX_QUERIES)
                 self._links.was_read(shard, views[0].generation, views[0].position)
                 for (_, call), view in zip(batch, views, strict=True):
-                    try:
-                        call(view)
-                    except Exception:  # noqa: BLE001 - counted; those after it wait for their answers too
-                        self._failures.note()
+                    self._turns.do(self._answer, call, view, steps=ANSWER_STEPS)
         finally:
             self._running[shard] = False
+
+    def _answer(self, call: Callable[[View], None], view: View) -> None:
+        try:
+            call(view)
+        except Exception:  # noqa: BLE001 - counted; those after it wait for their answers too
+            self._failures.note()
 
     async def _read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
         generation, position = self._links.position(shard)

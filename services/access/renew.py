@@ -17,7 +17,7 @@ from holdfast.protocol.connection import Event
 if TYPE_CHECKING:
     from .node import AccessNode
 
-SLICE: Final = 200
+SLICE: Final = 64
 """Clients closed in one turn of the loop."""
 
 RETRY_SECONDS: Final = 0.5

@@ -22,6 +22,9 @@ ENDED: Final = 4
 FRESH: Final = 8
 """Nothing came from the client yet."""
 
+LOST: Final = 16
+"""Its socket is gone, and it is let go of when its turn comes; until then it counts as ENDED, too."""
+
 
 def pause(node: AccessNode, driver: Driver) -> None:
     """Take notice that a client does not read: it is not read from either, and closed if that lasts."""

@@ -18,6 +18,7 @@ from services.access import produce as produce_module
 from services.access import roster
 from services.access.produce import Produce
 from services.access.sessions import Session
+from services.access.turns import Turns
 from tests.access.test_produce import Queue
 from tests.access.world import AUTH, World
 
@@ -40,7 +41,7 @@ async def test_cursors_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(produce_module, "MAX_CURSORS", 3)
     queue: Any = Queue()
     metrics = Metrics()
-    produce = Produce(queue, ManualClock(), metrics, "node", 10.0)
+    produce = Produce(queue, ManualClock(), metrics, "node", 10.0, turns=Turns(ManualClock(), metrics))
     await produce.start(10.0)
     for number in range(5):
         produce.cursor("room:x", session(f"u{number}"), 1, "e")
@@ -55,7 +56,7 @@ async def test_cursors_that_fail_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(produce_module, "MAX_CURSORS", 3)
     queue: Any = Queue()
     metrics = Metrics()
-    produce = Produce(queue, ManualClock(), metrics, "node", 10.0)
+    produce = Produce(queue, ManualClock(), metrics, "node", 10.0, turns=Turns(ManualClock(), metrics))
     await produce.start(10.0)
     for number in range(5):
         produce.cursor("room:x", session(f"u{number}"), 1, "e")
@@ -131,7 +132,7 @@ async def test_a_request_that_fails_is_told_at_once() -> None:
     """A request whose record failed is reported in the next turn, not at its deadline."""
     queue: Any = Queue()
     asker: Any = Asker()
-    produce = Produce(queue, ManualClock(), Metrics(), "node", 10.0)
+    produce = Produce(queue, ManualClock(), Metrics(), "node", 10.0, turns=Turns(ManualClock(), Metrics()))
     await produce.start(10.0)
     produce.request(asker, session("ann"), Request(id="r", type="q", data=msgspec.Raw(b"1")), 7.5)
     queue.written[0].set_exception(Retry("the outcome is unknown"))

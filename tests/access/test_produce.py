@@ -15,6 +15,7 @@ from holdfast.protocol.frames import Send
 from holdfast.records import decode_inbound
 from services.access.produce import EVENTS, EVENTS_SECONDS, Produce
 from services.access.sessions import Session
+from services.access.turns import Turns
 
 
 class Queue:
@@ -55,7 +56,7 @@ async def test_nothing_goes_past_a_failure_that_its_sender_has_not_heard_of() ->
     """inv 12: between a producer's failure and the turn in which senders learn of it, nothing is written."""
     queue: Any = Queue()
     sender: Any = Sender()
-    produce = Produce(queue, ManualClock(), Metrics(), "node", 10.0)
+    produce = Produce(queue, ManualClock(), Metrics(), "node", 10.0, turns=Turns(ManualClock(), Metrics()))
     await produce.start(10.0)
     session = Session("s", "ann", "c", "", 0, 0.0, 0.0, "", ())
 
@@ -81,7 +82,7 @@ async def test_a_session_s_events_wait_in_a_storm_and_its_sends_stay_behind_them
     """inv 12: what a session sends while its `connect` waits for a storm's next round comes after it."""
     queue: Any = Queue()
     clock = ManualClock()
-    produce = Produce(queue, clock, Metrics(), "node", 10.0)
+    produce = Produce(queue, clock, Metrics(), "node", 10.0, turns=Turns(clock, Metrics()))
     await produce.start(10.0)
     sessions = [Session(f"s{n}", f"u{n}", "c", "", 0, 0.0, 0.0, "", ()) for n in range(EVENTS + 2)]
 
@@ -111,7 +112,7 @@ async def test_an_end_does_not_overtake_a_beginning_whose_failure_is_told_a_turn
     """
     queue: Any = Queue()
     clock = ManualClock()
-    produce = Produce(queue, clock, Metrics(), "node", 10.0)
+    produce = Produce(queue, clock, Metrics(), "node", 10.0, turns=Turns(ManualClock(), Metrics()))
     await produce.start(10.0)
     session = Session("s", "ann", "c", "", 0, 0.0, 0.0, "", ())
     produce.event(session, "connect")

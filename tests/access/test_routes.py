@@ -10,6 +10,7 @@ from holdfast.log.memory import MemoryLog, MemoryStore
 from holdfast.log.port import Change
 from holdfast.observe.metrics import Metrics
 from services.access.routes import Routes
+from services.access.turns import Turns
 
 if TYPE_CHECKING:
     import pytest
@@ -23,6 +24,7 @@ async def test_one_call_that_raises_is_told_and_holds_up_no_other(caplog: pytest
         MemoryLog(store, {}, clock),
         clock,
         metrics,
+        Turns(clock, metrics),
         incarnation="a-1",
         everything=lambda _: [Change("+r", "room:a")],
         on_rewritten=wrote.append,

@@ -48,6 +48,11 @@ def _jumps(metric: str, labels: str = "") -> tuple[Series, Series]:
     return {series: "0x25 1x40"}, {series: "1x60"}
 
 
+def _blip(metric: str, count: int, labels: str) -> Series:
+    """So many within one minute, two minutes before it is looked at."""
+    return {f"{H}{metric}{{{labels}}}": f"0x27 {count}x40"}
+
+
 def _burn(bad: str, total: str, labels: tuple[str, str], allowed: float, alert: str) -> list[Case]:
     """Burn 20 times too fast: a page. 4 times: a ticket, no page. Slowly: nothing."""
     # Windows longer than the series are as if they were that short: what counts is a ratio.
@@ -165,6 +170,11 @@ CASES = [
         _jumps("access_breaks_total")[0],
         minutes=40,
     ),
+    Case(  # seconds of it are over before anybody is woken
+        "HoldfastDeliveryPolls",
+        _grows("access_polls_total", 60, 'why="quiet"'),
+        _blip("access_polls_total", 900, 'why="quiet"'),
+    ),
     Case(
         "HoldfastDeliveryPolls",
         _grows("access_polls_total", 60, 'why="quiet"'),
@@ -220,6 +230,11 @@ CASES = [
     Case("HoldfastShardRewound", *_jumps("dispatch_rewinds_total")),
     Case("HoldfastLogUnjoined", *_jumps("dispatch_unjoined_total")),
     Case("HoldfastPushesDropped", _grows("dispatch_dropped_total", 9), _flat("dispatch_dropped_total", 9)),
+    Case(  # seconds of it are over before anybody is woken
+        "HoldfastKafkaWritesFail",
+        _grows("bus_produce_failed_total", 3, 'topic="inbound"'),
+        _blip("bus_produce_failed_total", 900, 'topic="inbound"'),
+    ),
     Case(
         "HoldfastKafkaWritesFail",
         _grows("bus_produce_failed_total", 3, 'topic="inbound"'),
@@ -230,6 +245,11 @@ CASES = [
         "HoldfastBacklogFull",
         _flat("bus_backlog_full", 1, 'topic="inbound"'),
         _flat("bus_backlog_full", 0, 'topic="inbound"'),
+    ),
+    Case(  # seconds of it are over before anybody is woken
+        "HoldfastRedisFails",
+        _CALLS | _grows("log_call_failed_total", 120, 'call="apply"'),
+        _CALLS | _blip("log_call_failed_total", 900, 'call="apply"'),
     ),
     Case(
         "HoldfastRedisFails",

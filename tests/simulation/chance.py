@@ -41,6 +41,7 @@ def seeded(seed: str) -> Iterator[None]:
     inflow: Any = importlib.import_module("services.access.inflow")
     outbox: Any = importlib.import_module("services.access.outbox")
     timers: Any = importlib.import_module("services.access.timers")
+    turns: Any = importlib.import_module("services.access.turns")
 
     source = random.Random(f"{seed}/urandom")
     kept = (
@@ -51,6 +52,7 @@ def seeded(seed: str) -> Iterator[None]:
         timers.time,
         inflow.time,
         outbox.time,
+        turns.STEPS,
     )
     slices: Any = _Slices(random.Random(f"{seed}/slices"))
 
@@ -65,6 +67,7 @@ def seeded(seed: str) -> Iterator[None]:
     random.Random.__init__ = init  # type: ignore[method-assign]
     random.seed(f"{seed}/module")
     fanout.time = timers.time = inflow.time = outbox.time = slices
+    turns.STEPS = random.Random(f"{seed}/turns").choice((1, 4, turns.STEPS))
     Driver.__hash__ = number  # type: ignore[assignment]  # sets of connections: not by address
     try:
         yield
@@ -73,5 +76,5 @@ def seeded(seed: str) -> Iterator[None]:
         os.urandom, random._urandom = kept[0], kept[1]  # type: ignore[attr-defined]
         random.Random.__init__ = _original_init  # type: ignore[method-assign]
         random.setstate(kept[2])
-        fanout.time, timers.time, inflow.time, outbox.time = kept[3:]
+        fanout.time, timers.time, inflow.time, outbox.time, turns.STEPS = kept[3:]
         Driver.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -168,9 +168,9 @@ class End(asyncio.Transport):
             self.net.loop.call_in(self.far, self.peer._taken, len(data))
             self.protocol.data_received(data)
         if self._ended and (self._closing or not self._inbox) and not self._lost:
-            if not self._closing:
-                self.protocol.eof_received()
-            self._lose(None)
+            self._ended = False
+            if self._closing or not self.protocol.eof_received():
+                self._lose(None)
 
     def pause_reading(self) -> None:
         self._reading = False
@@ -193,7 +193,7 @@ class End(asyncio.Transport):
         self._flushed()
 
     def _flushed(self) -> None:
-        if self.get_write_buffer_size() == 0:
+        if self.get_write_buffer_size() == 0 or self.peer._lost:
             self._lose(None)
 
     def abort(self) -> None:

@@ -69,6 +69,7 @@ class Person:
         self._programs = 0
         self._sent = 0
         self._ready = asyncio.Event()
+        self._restarting = asyncio.Lock()
         self._stopping = False
 
     @property
@@ -173,14 +174,15 @@ class Person:
 
     async def restart(self, *, forget: bool) -> None:
         """End the program and start it again, with what it remembers or without."""
-        self.check()
-        client, self.client = self.client, None
-        self._ready.clear()
-        if client is not None:
-            await client.close()
-        if forget:
-            self.memory = Memory(f"{self.name}.{self._programs}")
-            self.world.memories.append(self.memory)
+        async with self._restarting:  # a client takes its time to close: one program at a time
+            self.check()
+            client, self.client = self.client, None
+            self._ready.clear()
+            if client is not None:
+                await client.close()
+            if forget:
+                self.memory = Memory(f"{self.name}.{self._programs}")
+                self.world.memories.append(self.memory)
         await self._program()
 
     def check(self) -> None:
