@@ -122,6 +122,10 @@ class Cluster:
         name = f"holdfast-{role}"
         self.kubectl("-n", SPACE, "set", "image", f"deployment/{name}", f"{role}=localhost/holdfast:{tag}")
 
+    def restart(self, role: str) -> None:
+        """Replace all pods of a Deployment, in its own way."""
+        self.kubectl("-n", SPACE, "rollout", "restart", f"deployment/holdfast-{role}")
+
     def rolled_out(self, role: str) -> bool:
         """Tell whether a service has the pods that its Deployment wants, and the old ones are gone."""
         deployment = self.deployment(role)

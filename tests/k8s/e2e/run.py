@@ -26,7 +26,7 @@ BRIEF: Final = 2.0
 """The same where all clients of a pod come at once."""
 SHARE: Final = 0.5
 """Of an equal share of all clients, what the emptiest pod is to have."""
-STEPS: Final = ("upgrade", "kill", "drain", "hpa", "keda")
+STEPS: Final = ("upgrade", "balancer", "kill", "drain", "hpa", "keda")
 
 
 class Run:
@@ -105,6 +105,17 @@ class Run:
                 self.claims.claim("upgrade access", "clients were moved", moved, moved >= people)
                 self._rate("upgrade access", begin)
 
+    async def _balancer(self) -> None:
+        """The only balancer is replaced, which cuts everybody at once."""
+        begin = self.load.now()
+        await asyncio.to_thread(self.cluster.restart, "balancer")
+        await self.load.until(partial(self.cluster.rolled_out, "balancer"), 200.0)
+        took = self.load.now() - begin
+        self.claims.claim("balancer", "rolled out on the only node", f"{took:.0f} s", True)
+        took = await self.load.until(self.load.all_here, 120.0)
+        self.claims.claim("balancer", "everybody is there again", f"{took:.0f} s later", True)
+        await self._storm("balancer", begin)
+
     async def _kill(self) -> None:
         """The process of one pod of each service, killed."""
         for role in ROLES:
@@ -114,11 +125,7 @@ class Run:
             self.claims.claim(f"kill {role}", "ready again", f"{took:.0f} s after its start", True)
             if role == "access":
                 await self.load.until(self.load.all_here, 60.0)
-                limit = await asyncio.to_thread(self._accepts)
-                most = self.load.most_connects(begin, BRIEF)
-                bound = int(limit * (BRIEF + 1.0))  # HAProxy takes those of one second at once
-                what = f"reconnects in any {BRIEF:.0f} s: at most {bound} (HAProxy: {limit} a second)"
-                self.claims.claim("kill access", what, most, 0 < most <= bound)
+                await self._storm("kill access", begin)
 
     async def _drain(self) -> None:
         """The only node is closed and emptied: the budgets hold the last pods until there is room again."""
@@ -223,6 +230,14 @@ class Run:
     async def _stop(self, task: asyncio.Future[int]) -> int:
         task.cancel()
         return await task
+
+    async def _storm(self, step: str, begin: float) -> None:
+        """Claim that clients who were cut at once came back no faster than the balancer lets them."""
+        limit = await asyncio.to_thread(self._accepts)
+        most = self.load.most_connects(begin, BRIEF)
+        bound = int(limit * (BRIEF + 1.0))  # HAProxy takes those of one second at once
+        what = f"reconnects in any {BRIEF:.0f} s: at most {bound} (HAProxy: {limit} a second)"
+        self.claims.claim(step, what, most, 0 < most <= bound)
 
     def _rate(self, step: str, begin: float) -> None:
         """Claim that clients came back no faster than they are sent away."""
