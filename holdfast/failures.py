@@ -41,6 +41,13 @@ class Failures:
             self._count.inc()
         _log.exception("%s failed in a way that nobody expected; it goes on", self._name)
 
+    def call(self, call: Callable[..., object], *arguments: object) -> None:
+        """Make a call; what it raises is told and counted, and holds up nobody else."""
+        try:
+            call(*arguments)
+        except Exception:  # noqa: BLE001 - see the module
+            self.note()
+
     async def pause(self) -> None:
         """Tell and count the exception that is being handled, and sleep before the next attempt."""
         self.note()

@@ -151,10 +151,7 @@ def client(part: str, files: Files, *, by_name: bool = True) -> Trust:
 
 def access_server(settings: Access) -> Trust | None:
     """Return what clients are shown, None where `access` has no certificate. Raises Stop."""
-    if not settings.tls_certificate:
-        return None
-    files = Files(settings.tls_certificate, settings.tls_key)
-    return server("access", files, minimum=settings.tls_minimum)
+    return _own("access", settings, minimum=settings.tls_minimum)
 
 
 def api_server(settings: Api) -> Trust | None:
@@ -176,10 +173,10 @@ def health_client(settings: Process) -> Trust:
     return client("process", Files(authority=settings.tls_authority), by_name=False)
 
 
-def _own(part: str, settings: Api | Process) -> Trust | None:
-    return (
-        server(part, Files(settings.tls_certificate, settings.tls_key)) if settings.tls_certificate else None
-    )
+def _own(part: str, settings: Access | Api | Process, *, minimum: str = "1.2") -> Trust | None:
+    if not settings.tls_certificate:
+        return None
+    return server(part, Files(settings.tls_certificate, settings.tls_key), minimum=minimum)
 
 
 def nodelink_server(settings: Nodelink) -> Trust | None:
@@ -201,10 +198,10 @@ def calling(part: str, settings: Kafka | Redis | Consul) -> Trust:
 
 
 def _both(settings: Nodelink) -> Files:
-    return Files(settings.tls_certificate, settings.tls_key, settings.tls_authority, settings.tls_revoked)
+    return _files(settings)._replace(revoked=settings.tls_revoked)
 
 
-def _files(settings: Kafka | Redis | Consul) -> Files:
+def _files(settings: Nodelink | Kafka | Redis | Consul) -> Files:
     return Files(settings.tls_certificate, settings.tls_key, settings.tls_authority)
 
 

@@ -197,10 +197,11 @@ class Connection(asyncio.Protocol):
 
         By TLS that takes the peer's own goodbye, and with bytes unwritten a peer that reads.
         """
-        if self._transport is None or self.gone:
+        transport = self._transport
+        if transport is None:
             return
         try:
             await within(clock, seconds, self._gone.wait())
         except TimeoutError:
-            self._transport.abort()
+            transport.abort()
             await asyncio.sleep(0)

@@ -58,10 +58,7 @@ class Beat:
     async def _second(self) -> None:
         node = self._node
         await node.clock.sleep(EVERY)
-        try:
-            node.second()
-        except Exception:  # noqa: BLE001 - counted; whatever goes wrong here, this node lives
-            self._failures.note()
+        self._failures.call(node.second)  # whatever goes wrong there, this node lives
         told = node.roster.told()
         for shard in range(node.parts.log.partitions):
             # A shard that does not answer delays no other one's beat.

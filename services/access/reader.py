@@ -90,15 +90,9 @@ class Reader:
                 delay, most = FIRST_DELAY, min(most * 2, MAX_QUERIES)
                 self._links.was_read(shard, views[0].generation, views[0].position)
                 for (_, call), view in zip(batch, views, strict=True):
-                    self._turns.do(self._answer, call, view, steps=ANSWER_STEPS)
+                    self._turns.do(self._failures.call, call, view, steps=ANSWER_STEPS)
         finally:
             self._running[shard] = False
-
-    def _answer(self, call: Callable[[View], None], view: View) -> None:
-        try:
-            call(view)
-        except Exception:  # noqa: BLE001 - counted; those after it wait for their answers too
-            self._failures.note()
 
     async def _read(self, shard: int, queries: Sequence[Query]) -> Sequence[View]:
         generation, position = self._links.position(shard)

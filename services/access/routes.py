@@ -196,18 +196,12 @@ class Routes:
                     state.whole = False
                     self._on_rewritten(shard)
                 for call in left:
-                    self._turns.do(self._tell, call)
+                    self._turns.do(self._failures.call, call)
             else:
                 # It forgot. What was taken out above is part of everything, which is written next.
                 self.forgot(shard, number, 0)
         finally:
             state.calls = [*left, *state.calls]
-
-    def _tell(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception:  # noqa: BLE001 - counted; what is recorded stays so, and the others are told
-            self._failures.note()
 
     async def _write(self, shard: int, state: Shard, update: NodeUpdate) -> int:
         delay = FIRST_DELAY
