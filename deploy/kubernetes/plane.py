@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import urllib.request
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-
+from deploy.kubernetes import accounts, etcd
 from deploy.kubernetes.api import Api
 from deploy.kubernetes.sandbox import NODE
 from deploy.local.certificate import Authority, write_secret
@@ -45,15 +42,17 @@ class ControlPlane:
         folder.mkdir(parents=True)
         self.folder = folder
         self.authority = Authority(folder)
+        self._accounts = accounts.make(folder)
         self._tokens = {name: secrets.token_urlsafe(24) for name in _USERS}
         self._certificate = str(self.authority.issue("kube-apiserver", hosts=_HOSTS))
         self.api = Api(URL, self.authority.file, self._tokens["admin"])
 
     def start(self) -> None:
         """Start all, and wait until the API serves. Raises Unavailable."""
-        self._write_keys()
-        etcd = self._program("etcd", golang.etcd(), *self._etcd())
-        etcd.wait_ready(30.0)
+        self._write_tokens()
+        store = etcd.make(self.folder, _ETCD, _PEER, guarded=False)
+        store.start()
+        store.wait_ready(30.0)
         server = self._program("kube-apiserver", golang.kubernetes("kube-apiserver"), *self._server())
         server.wait_ready(90.0)
         common = ["--leader-elect=false", "--bind-address=127.0.0.1"]
@@ -82,32 +81,14 @@ class ControlPlane:
         return path
 
     def _program(self, name: str, *command: str) -> Running:
-        ready = {"etcd": lambda: _answers(f"{_ETCD}/health"), "kube-apiserver": self.api.ready}
-        running = Running(
-            name, NODE, ready.get(name, lambda: True), command=command, directory=self.folder, guarded=False
-        )
+        ready = self.api.ready if name == "kube-apiserver" else lambda: True
+        running = Running(name, NODE, ready, command=command, directory=self.folder, guarded=False)
         running.start()
         return running
 
-    def _write_keys(self) -> None:
+    def _write_tokens(self) -> None:
         lines = [f'{self._tokens[name]},{user},{name},"{group}"' for name, (user, group) in _USERS.items()]
         write_secret(self.folder / "tokens.csv", "\n".join(lines).encode())
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        form = serialization.PrivateFormat.PKCS8
-        pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-        write_secret(self.folder / "accounts.pem", pem)
-
-    def _etcd(self) -> list[str]:
-        return [
-            f"--data-dir={self.folder / 'etcd'}",
-            f"--listen-client-urls={_ETCD}",
-            f"--advertise-client-urls={_ETCD}",
-            f"--listen-peer-urls={_PEER}",
-            f"--initial-advertise-peer-urls={_PEER}",
-            f"--initial-cluster=default={_PEER}",
-            "--unsafe-no-fsync",
-            "--log-level=warn",
-        ]
 
     def _server(self) -> list[str]:
         authority, certificate = self.authority.file, self._certificate
@@ -122,9 +103,7 @@ class ControlPlane:
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={self.folder / 'accounts.pem'}",
-            f"--service-account-signing-key-file={self.folder / 'accounts.pem'}",
+            *accounts.options(self._accounts),
             "--service-cluster-ip-range=10.96.0.0/16",
             f"--kubelet-client-certificate={client}",
             f"--kubelet-client-key={client}",
@@ -143,15 +122,7 @@ class ControlPlane:
     def _controllers(self) -> list[str]:
         return [
             f"--root-ca-file={self.authority.file}",
-            f"--service-account-private-key-file={self.folder / 'accounts.pem'}",
+            f"--service-account-private-key-file={self._accounts}",
             "--use-service-account-credentials=true",
             *_QUICK,
         ]
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1.0) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except OSError:
-        return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deploy.tools.apiserver import ApiServer
+from deploy.kubernetes.server import ApiServer
 from tests.k8s.manifests import OVERLAYS, manifests, of_kind
 
 if TYPE_CHECKING:
