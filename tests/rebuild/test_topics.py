@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,11 @@ from holdfast import records
 from holdfast.channel import partition_of
 from holdfast.settings import Dispatch
 from tests.dispatch.world import PARTITIONS, World, channel_of, settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.dispatch.node import DispatchNode
 
 ROOM = "room:x"
 SHARD = partition_of(ROOM, PARTITIONS)
@@ -132,11 +138,8 @@ async def test_versions_begin_again_with_the_log(world: World) -> None:
     assert [g.name for g in (await world.view("user:eve", user=True)).groups] == [GROUP]
 
 
-async def test_what_is_decided_outlives_the_log_that_said_it(world: World) -> None:
-    """inv 9: who joined just before the topic was made anew stays a member when Redis is lost after that.
-
-    The state record was not durable yet, and no log says the join again (found by simulated seed 8000486).
-    """
+async def bob_joins_without_an_answer(world: World) -> tuple[DispatchNode, Callable[[], None]]:
+    """Apply a join whose state record is not durable; return the dispatcher, and what lets it write again."""
     dispatcher = await world.dispatcher()
     world.message(GROUP)
     await world.clock.advance(1.5)
@@ -149,9 +152,23 @@ async def test_what_is_decided_outlives_the_log_that_said_it(world: World) -> No
     dispatcher._producer.produce = unanswered  # type: ignore[method-assign]
     world.send(records.Member(GROUP, "bob", True))
     await world.clock.advance(0.2)
+
+    def answered() -> None:
+        assert dispatcher._producer is not None
+        dispatcher._producer.produce = real  # type: ignore[method-assign]
+
+    return dispatcher, answered
+
+
+async def test_what_is_decided_outlives_the_log_that_said_it(world: World) -> None:
+    """inv 9: who joined just before the topic was made anew stays a member when Redis is lost after that.
+
+    The state record was not durable yet, and no log says the join again (found by simulated seed 8000486).
+    """
+    _, answered = await bob_joins_without_an_answer(world)
     assert [m.name for m in await world.log.members(SHARD, GROUP)] == ["bob"]
     world.broker.recreate("outbound")
-    dispatcher._producer.produce = real  # type: ignore[method-assign]
+    answered()
     world.broker.wake()
     world.message(GROUP, "first")
     await settled(world)
@@ -165,22 +182,11 @@ async def test_what_is_decided_outlives_the_log_that_said_it(world: World) -> No
 
 async def test_what_was_superseded_is_not_carried_to_another_log(world: World) -> None:
     """inv 8: who gets the token back does not write what it had not written before another had it."""
-    dispatcher = await world.dispatcher()
-    world.message(GROUP)
-    await world.clock.advance(1.5)
-    assert dispatcher._producer is not None
-    real = dispatcher._producer.produce
-
-    def unanswered(*_: object, **__: object) -> asyncio.Future[int]:
-        return asyncio.get_running_loop().create_future()
-
-    dispatcher._producer.produce = unanswered  # type: ignore[method-assign]
-    world.send(records.Member(GROUP, "bob", True))
-    await world.clock.advance(0.2)
+    dispatcher, answered = await bob_joins_without_an_answer(world)
     shard = world.store.shards[SHARD]
     shard.owner, shard.moved = "another", shard.moved + 1  # which stands still from here on
     world.broker.recreate("outbound")
-    dispatcher._producer.produce = real  # type: ignore[method-assign]
+    answered()
     world.broker.wake()
     await world.clock.advance(10)
     assert shard.owner == dispatcher.incarnation
