@@ -11,6 +11,7 @@ from holdfast.clock import SystemClock, within
 from holdfast.errors import HoldfastError, Stop
 from holdfast.log import redis_apply, redis_load
 from holdfast.log.keys import Keys
+from holdfast.log.packing import unpack
 from holdfast.log.port import (
     FORMAT,
     NEW,
@@ -358,7 +359,7 @@ def _view(query: Query, view: Sequence[Any], at: tuple[str, int]) -> View:
         epoch=epoch.decode(),
         head=head,
         first=first,
-        entries=tuple(enumerate(entries, low)),
+        entries=tuple(enumerate(map(unpack, entries), low)),
         cursor=(place.epoch, place.seq) if place else None,
         membership=_fact(query.member, member) if member else None,
         groups=_memberships(groups),

@@ -37,6 +37,15 @@ local function int(n) return string.format('%.0f', n) end
 
 local function idle(header, ts) return ts - header.ts > math.max(header.keep, 2 * WINDOW) end
 
+-- when an entry was written: packed (holdfast/log/packing.py), or JSON
+local function time_of(entry)
+  local mark, a, b, c, d, e, f = string.byte(entry, 1, 7)
+  if f and mark >= 16 and mark < 32 then
+    return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+  end
+  return tonumber((string.match(entry, '^"ts":(%d+),')))
+end
+
 local function decode(raw)
   local h = {}
   h.next, h.ts, h.keep, h.oldest, h.epoch = cmsgpack.unpack(raw)
@@ -304,7 +313,7 @@ for c, h in pairs(touched) do
         local drop = 0
         h.oldest = h.latest
         for _, entry in ipairs(redis.call('LRANGE', list, 0, AGED)) do
-          local ts = tonumber((string.match(entry, '^"ts":(%d+),')))
+          local ts = time_of(entry)
           if not ts or ts >= cutoff or drop == AGED then
             h.oldest = ts or h.latest
             break
