@@ -1,11 +1,12 @@
 """What the log costs: records per Redis core, client CPU per record, bytes per channel.
 
     python -m loadtest.log_bench
-    python -m loadtest.log_bench --inboxes 1000000 [--messages 20] [--redis list-compress-depth=1 ...]
+    python -m loadtest.log_bench --inboxes 1000000 [--messages 20] [--letters 20-180] [--sent] [--redis ...]
 
 Starts a Redis of its own. CPU is user + system time, of this process and of Redis as it says itself. The
 second one fills so many inboxes over 12 shards and says what they take; what they say is text, not one
-letter, since Redis can be told to compress it.
+letter, since Redis can be told to compress it. Inboxes of messages of one length are all in one of the
+allocator's sizes, which are up to a quarter apart: only those of many lengths tell what a byte costs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from redis import Redis as Client
 from deploy.local.servers import start_redis
 from holdfast import records
 from holdfast.channel import partition_of
+from holdfast.log.packing import pack
 from holdfast.log.port import Batch, Change, LogRecord, NodeUpdate, Op, Query, SessionInfo, Watermark
 from holdfast.log.redis import RedisLog
 from holdfast.policy import DEFAULT_POLICIES
@@ -147,18 +149,26 @@ one where would train ticket station dinner tonight Thursday photo address numbe
 """
 
 
-def said(source: random.Random, size: int) -> bytes:
-    """Return a body with so many letters of text."""
+def said(source: random.Random, letters: str, sent: bool) -> bytes:
+    """Return a body with so many letters of text: as of a publish, or `sent`, as of a client's message."""
+    least, _, most = letters.partition("-")
+    size = source.randint(int(least), int(most or least))
     text = " ".join(source.choices(WORDS.split(), k=size // 3))[:size]
     identity, sender = (
         base64.urlsafe_b64encode(source.randbytes(16))[:22].decode(),
         f"u{source.randrange(10**6)}",
     )
     data = b'"%s"' % text.encode()
+    if sent:
+        cause = identity[:16]
+        data = b'{"text":%s}' % data
+        return records.message_body(id=f"{cause}-0", sender=sender, type="text", data=data, cause=cause)
     return records.message_body(id=identity, sender=sender, type="chat.text", data=data)
 
 
-async def inboxes(address: str, count: int, messages: int, size: int, config: list[str]) -> None:
+async def inboxes(
+    address: str, count: int, messages: int, letters: str, *, sent: bool, config: list[str]
+) -> None:
     """Fill inboxes and print what they take; each message is of another sender."""
     host, _, port = address.rpartition(":")
     client = Client(host=host, port=int(port))
@@ -167,7 +177,9 @@ async def inboxes(address: str, count: int, messages: int, size: int, config: li
     log = RedisLog(Redis(url=f"redis://{address}/0"), SHARDS, DEFAULT_POLICIES)
     await log.start()
     source = random.Random(1)  # noqa: S311 - a load
-    bodies = [said(source, size) for _ in range(5000)]
+    bodies = [said(source, letters, sent) for _ in range(5000)]
+    entries = [records.log_entry(10**12, body) for body in bodies]
+    json, stored = (sum(map(len, some)) / len(entries) for some in (entries, map(pack, entries)))
     shards: list[list[str]] = [[] for _ in range(SHARDS)]
     for number in range(count):
         name = f"user:u{number}"
@@ -197,11 +209,11 @@ async def inboxes(address: str, count: int, messages: int, size: int, config: li
         taken = client.info("memory")["used_memory"] - before
         seen = sum(client.memory_usage(key, samples=50) or 0 for key in client.scan_iter("*seen?", 10_000))
         if n in (1, messages):
-            entries = n * sum(len(body) + 20 for body in bodies) / len(bodies)
             print(
-                f"{count:,} inboxes with {n} of {size} letters: {(taken - seen) / count:,.0f} bytes each, "
-                f"{entries:,.0f} of them entries; besides {seen / count / n:,.0f} for each message's sender, "
-                f"for two windows at most; {client.info('memory')['used_memory_rss'] / 2**30:.2f} GiB in all",
+                f"{count:,} inboxes with {n} of {letters} letters: {(taken - seen) / count:,.0f} bytes each, "
+                f"{n * stored:,.0f} of them entries (as JSON {n * json:,.0f}); besides "
+                f"{seen / count / n:,.0f} for each message's sender, for two windows at most; "
+                f"{client.info('memory')['used_memory_rss'] / 2**30:.2f} GiB in all",
                 flush=True,
             )
     cpu = client.info("cpu")
@@ -237,13 +249,14 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=50_000, help="records of each size of batch")
     parser.add_argument("--inboxes", type=int, help="fill so many, and only that")
     parser.add_argument("--messages", type=int, default=20, help="in each inbox (default 20)")
-    parser.add_argument("--letters", type=int, default=100, help="of each message (default 100)")
+    parser.add_argument("--letters", default="100", help="of each message, 100 (the default) or 20-180")
+    parser.add_argument("--sent", action="store_true", help="as clients' messages, not as publishes")
     parser.add_argument("--redis", nargs="*", default=[], help="NAME=VALUE: of Redis's configuration")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, start_redis(Path(folder)) as server:
         if wanted.inboxes:
-            work = inboxes(server.address, wanted.inboxes, wanted.messages, wanted.letters, wanted.redis)
-            uvloop.run(work)
+            shape = (wanted.inboxes, wanted.messages, wanted.letters)
+            uvloop.run(inboxes(server.address, *shape, sent=wanted.sent, config=wanted.redis))
         else:
             uvloop.run(run(server.address, wanted.records))
 

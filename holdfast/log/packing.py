@@ -17,7 +17,8 @@ writes it (docs/upgrading.md); the marks from 1 to 15 are free.
 
 from __future__ import annotations
 
-from binascii import b2a_base64
+import re
+from binascii import a2b_base64, b2a_base64
 from typing import Final
 
 MARK: Final = 16
@@ -30,6 +31,7 @@ PLAIN: Final = b"\0"
 """Stands before an entry that begins with a byte that might be a mark."""
 
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
 
 def _form(flags: int) -> bytes:
@@ -48,6 +50,42 @@ def _form(flags: int) -> bytes:
 _FORMS: Final = {
     bytes((MARK | flags,)): _form(flags) for flags in range(16) if flags & NAMED or not flags & CAUSED
 }
+
+
+# One look at the head, whatever data holds: 1.3 µs to pack an entry of 220 bytes (1.7 of 4,100) and 0.75 to
+# unpack it, to 135; of that the id's base64 is 4 bytes for 0.2 µs each way. A chain of `bytes.replace` takes
+# 1.6 and 0.8 (12 of 4,100), to 168, for it must look for control bytes first; substitution by one expression
+# takes 2.3 and 1.7.
+_ENTRY: Final = re.compile(
+    rb'"ts":([1-9]\d{0,13}),"id":"([\w-]{16})?([^"]*)",'
+    rb'"from":(?:null|"([^"]*)"),"type":"([^"]*)","data":(.*)',
+    re.DOTALL,
+).fullmatch
+
+
+def pack(entry: bytes) -> bytes:
+    """Return how an entry is stored: never longer than it by more than a byte, and whatever it is."""
+    found = _ENTRY(entry)
+    if found is None:
+        return PLAIN + entry if entry[:1] < b" " and entry else entry
+    ts, name, id, sender, type, data = found.groups()  # noqa: A001
+    mark = MARK
+    if sender is None:
+        mark |= NO_SENDER
+        sender = b""
+    if name is None:
+        name = b""
+    else:
+        mark |= NAMED
+        cause = b',"cause":"%b"' % name
+        if data.endswith(cause):
+            mark |= CAUSED
+            data = data[: -len(cause)]
+        name = a2b_base64(name.translate(_FROM_URL))
+    if data.startswith(b'{"text":"') and data.endswith(b'"}') and len(data) > len(b'{"text":"}'):
+        mark |= TEXT
+        data = data[9:-2]
+    return b'%c%b%b%b"%b"%b"%b' % (mark, int(ts).to_bytes(6, "big"), name, id, sender, type, data)
 
 
 def unpack(stored: bytes) -> bytes:

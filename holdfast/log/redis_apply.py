@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from holdfast.log.packing import pack
 from holdfast.log.port import WINDOW_MS, Applied, Op, Outcome, Placed, Status, Watermark
 from holdfast.log.rules import AGED, SWEEP, retention
 
@@ -53,7 +54,7 @@ def arguments(
         op = record.op
         row = (number + 1, record.offset, record.ts, op, record.source, record.score, record.content)
         if op == Op.APPEND:
-            args.append(record.body)
+            args.append(pack(record.body))
             rows.append(row)
             continue
         name = ""

@@ -66,8 +66,9 @@ class Owner:
 def message(
     offset: int, channel: str = "user:a", source: str = "", score: int = 0, content: int = 0, ts: int = T0
 ) -> LogRecord:
-    body = records.log_entry(ts, b'"id":"m%d"' % offset)
-    return LogRecord(offset, ts, Op.APPEND, channel, source, score, content, body)
+    body = records.message_body(id=f"m{offset}", sender="ann", type="note", data=b"1")
+    entry = records.log_entry(ts, body)
+    return LogRecord(offset, ts, Op.APPEND, channel, source, score, content, entry)
 
 
 async def seqs(log: Log, channel: str, after: int = 0, **more: object) -> list[int]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from redis import Redis as Client
 
 from holdfast import records
 from holdfast.log.memory import MemoryLog, MemoryStore
-from holdfast.log.packing import unpack
+from holdfast.log.packing import pack, unpack
 from holdfast.log.port import WINDOW_MS, Batch, LogRecord, Op, Query, Status, Watermark
 from holdfast.log.redis import RedisLog
 from holdfast.policy import Policy
@@ -87,6 +90,88 @@ def test_a_plain_entry_may_begin_like_a_mark() -> None:
     assert unpack(b"\0\x10" + TS + b'a"b"c"d') == b"\x10" + TS + b'a"b"c"d'
 
 
+PIECES: Final = (
+    b'"ts":1,', b'"ts":170000000000000,', b'"id":"', b'","from":"', b'"from":null', b'","type":"',
+    b'","data":', b',"cause":"', b'{"text":"', b'{"text":"}', b'"}', b"null", b'"', b"\\", b"\0", b"\x10",
+    b"\x17", b"\n", b"\xc3\xa9", b"m-0", ID,
+)  # fmt: skip
+"""What a form is made of, and what could be taken for it."""
+
+anything: Final = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=4).map(b"".join)
+alike: Final = st.builds(
+    b'"ts":%d,"id":"%b","from":%b,"type":"%b","data":%b%b'.__mod__,
+    st.tuples(st.integers(0), anything, anything | st.just(b"null"), anything, anything, anything),
+)
+"""What looks like an entry at its beginning."""
+
+NAMES: Final = st.text(max_size=20) | st.sampled_from(
+    ('a"b', "a\\", "é", "\0", "\x10", ID.decode(), f"{ID.decode()}-0", "-", "", "{")
+)
+
+
+@given(st.binary() | anything | alike)
+@example(b"")
+@example(b"\0")
+@example(b"\x10" + TS + b'a"b"c"d')
+@example(b'"ts":99999999999999,"id":"","from":"","type":"","data":')
+@example(b'"ts":999999999999999,"id":"","from":"","type":"","data":')
+@example(b'"ts":01,"id":"","from":"","type":"","data":')
+@example(b'"ts":1,"id":"a","from":null,"type":"t","data":{"text":"}')
+@example(b'"ts":1,"id":"a","from":null,"type":"t","data":{"text":""}')
+@example(b'"ts":1,"id":"a","from":null,"type":"t","data":{"text":"\n,"cause":"a"')
+@example(b'"ts":1,"id":"a","from":null,"type":"t","data":{"text":"a","more":1}')
+@example(b'"ts":1,"id":"","from":null,"type":"t","data":,"cause":""')
+def test_what_is_packed_comes_back(entry: bytes) -> None:
+    """Whatever the bytes are, they come back, and take one byte more at most."""
+    stored = pack(entry)
+    assert unpack(stored) == entry
+    assert len(stored) <= len(entry) + 1
+
+
+DATA: Final = st.recursive(
+    st.none() | st.integers() | NAMES | st.fixed_dictionaries({"text": NAMES}, optional={"z": st.integers()}),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+members: Final = st.fixed_dictionaries(
+    {
+        "id": NAMES,
+        "sender": st.none() | NAMES,
+        "type": NAMES,
+        "data": DATA.map(msgspec.json.encode),
+        "cause": NAMES,
+    }
+)
+
+
+@given(st.integers(0, 2**53), members, members)
+def test_entries_come_back(ts: int, members: dict[str, Any], inner: dict[str, Any]) -> None:
+    """inv 3: an entry is what it was, whoever is named how, and whatever data holds: another entry, too."""
+    nested = b"{%b}" % records.log_entry(ts, records.message_body(**inner))
+    for data in (members["data"], nested, msgspec.json.encode(nested.decode())):
+        entry = records.log_entry(ts, records.message_body(**members | {"data": data}))
+        stored = pack(entry)
+        assert unpack(stored) == entry
+        assert len(stored) <= len(entry)
+
+
+@pytest.mark.parametrize("stored", FORMS, ids=lambda stored: f"{stored[0]:02x}")
+def test_every_form_is_written(stored: bytes) -> None:
+    """What clients, handlers and the API put out is written in the shortest form, one for each kind."""
+    assert pack(unpack(stored)) == stored
+
+
+def test_an_entry_takes_two_thirds() -> None:
+    """inv 7: of a client's message of 100 letters, what is the same in each takes no place."""
+    send = records.message_id("ann", "c", 1)
+    text = msgspec.json.encode({"text": "x" * 100})
+    made = records.message_body(id=f"{send}-0", sender="ann", type="note", data=text, cause=send)
+    entry = records.log_entry(1_700_000_000_000, made)
+    assert (len(entry), len(pack(entry))) == (217, 131)
+
+
 def body(number: int) -> bytes:
     """Return the body of a message of ann's."""
     return records.message_body(id=f"m{number}", sender="ann", type="note", data=b'{"text":"hi"}')
@@ -158,3 +243,12 @@ async def test_a_list_may_hold_both_forms(redis: RedisLog, client: Client, step:
         assert await entries(redis) == await entries(memory)
         left.append(len(await entries(redis)))
     assert left == [9, 6, 6]
+
+
+@pytest.mark.redis
+async def test_redis_holds_the_shorter_form(redis: RedisLog, client: Client) -> None:
+    """What is appended is stored packed, and what is no entry as it is."""
+    odd = LogRecord(2, T0, Op.APPEND, "user:ann", body=b"\x10odd")
+    await append(redis, message(1, T0), odd)
+    assert client.lrange(redis._keys[0].list("user:ann"), 0, -1) == [packed(T0, 1), b"\0\x10odd"]
+    assert [entry for _, entry in await entries(redis)] == [records.log_entry(T0, body(1)), b"\x10odd"]
