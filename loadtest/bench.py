@@ -59,7 +59,7 @@ WAYS: Final = (
     Way("publish 15000", 1000, "API publish, 50 in a request, to one user each, 15,000 a second"),
     Way("publish 0", 1000, "API publish, 50 in a request, to one user each, 64 requests at a time", 35.0),
 )
-"""The spike behind the bounds had 200 connections. With 1,000 each message and each ack is a write of its own."""
+"""The spike behind the bounds had 200 connections. With 1,000 each message and ack is a write of its own."""
 
 RATE: Final = {"access.rate": 1000}
 """2,000 on their way of 200 connections: each sends more than the 100 frames a second of the default."""
