@@ -68,7 +68,7 @@ REDIS_BEAT: Final = Cost(
     32, "µs", "Redis: a beat, of which each node sends one a second and partition", SWEEP
 )
 REDIS_CHANNEL: Final = Cost(600, "bytes", "Redis: a channel, but for its messages", SWEEP)
-REDIS_ENTRY: Final = Cost(148, "bytes", "Redis: a message that a channel keeps, above its payload", SWEEP)
+REDIS_ENTRY: Final = Cost(64, "bytes", "Redis: a message that a channel keeps, above its payload", SWEEP)
 REDIS_CONNECTION: Final = Cost(600, "bytes", "Redis: a connection's session and route", SWEEP)
 
 KAFKA_SESSION: Final = Cost(110, "µs", "Kafka: a session's two events, one replica", PLANE)

@@ -103,7 +103,7 @@ def test_redis_holds_what_channels_keep():
     """Twice the messages are twice their memory, whatever else is there."""
     one, two, three = (redis_bytes(Load(connections=1000, history=n)) for n in (10, 20, 30))
     assert two - one == pytest.approx(three - two)
-    assert two - one == pytest.approx(1000 * 10 * (128 + 148))
+    assert two - one == pytest.approx(1000 * 10 * (128 + 64))
 
 
 def test_a_load_that_no_cluster_bears():
