@@ -11,7 +11,6 @@ the settings in `holdfast.toml`, and the data and log of every process. Tests us
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
 import shutil
@@ -23,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from deploy.local import description
 from deploy.local.balancer import PORTS, start_haproxy
 from deploy.local.consul import start_consul
 from deploy.local.kafka import start_brokers
@@ -145,7 +145,7 @@ class LocalCluster:
             if self.balancer is not None:
                 self.balancer.stop()
             list(pool.map(Running.stop, [server for server in self._servers.values() if server.ours]))
-        (self.dir / "cluster.json").unlink(missing_ok=True)
+        description.remove(self.dir)
 
     def kill(self, node: str) -> None:
         """End a node at once, as a crash would."""
@@ -181,7 +181,7 @@ class LocalCluster:
         return [process.name for process in ended]
 
     def describe(self) -> dict[str, Any]:
-        """Return what cluster.json holds."""
+        """Return what `cluster.json` holds."""
         nodes = [node.describe() for node in self.nodes.values()]
         apis = [node["api"] for node in nodes if "api" in node]
         before = {"balancer": self.balancer.describe()} if self.balancer is not None else {}
@@ -205,11 +205,8 @@ class LocalCluster:
         }
 
     def write(self) -> None:
-        """Write cluster.json anew; it holds keys, so it is for its owner only."""
-        unfinished = self.dir / ".cluster.json"
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(json.dumps(self.describe(), indent=2) + "\n")
-        unfinished.replace(self.dir / "cluster.json")
+        """Write `cluster.json` anew."""
+        description.write(self.dir, self.describe())
 
     def _start_servers(self) -> None:
         ports, guarded = self.server_ports, self._guarded
@@ -266,8 +263,8 @@ class LocalCluster:
 
 
 def _start(options: argparse.Namespace) -> int:
-    directory = Path(options.dir)
-    if (directory / "cluster.json").exists():
+    directory: Path = options.dir
+    if description.path(directory).exists():
         print(f"{directory} has a cluster already; stop it with `make cluster-stop`", file=sys.stderr)
         return 1
     cluster = LocalCluster(
@@ -330,31 +327,30 @@ def _show(cluster: LocalCluster) -> None:
         print(f"  {node['node']:12} {where:32} {node['log']}")
     if before := about.get("balancer"):
         print(f"  {before['name']:12} {before['websocket']:32} {before['log']}")
-    print(f"addresses, process ids and keys: {cluster.dir / 'cluster.json'}", flush=True)
+    print(f"addresses, process ids and keys: {description.path(cluster.dir)}", flush=True)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    file = Path(options.dir) / "cluster.json"
     try:
-        about = json.loads(file.read_text())
-    except OSError:
-        print(f"no cluster runs in {options.dir}")
+        about = description.read(options.dir)
+    except description.NoCluster as error:
+        print(error)
         return 0
     if _runs(about["supervisor"], about["supervisor_started"]):
         _end([(about["supervisor"], about["supervisor_started"])], wait=2 * _STOP_SECONDS)
     before = [about["balancer"]] if "balancer" in about else []
     for group in (about["nodes"], before, list(about["servers"].values())):
         _end([(each["pid"], each["started"]) for each in group], wait=_STOP_SECONDS)
-    file.unlink(missing_ok=True)
+    description.remove(options.dir)
     print("stopped")
     return 0
 
 
 def _mend(options: argparse.Namespace) -> int:
     try:
-        about = json.loads((Path(options.dir) / "cluster.json").read_text())
-    except OSError:
-        print(f"no cluster runs in {options.dir}", file=sys.stderr)
+        about = description.read(options.dir)
+    except description.NoCluster as error:
+        print(error, file=sys.stderr)
         return 1
     if not _runs(about["supervisor"], about["supervisor_started"]):
         print("nobody is there to start it: only a cluster that was not detached is mended", file=sys.stderr)
@@ -392,7 +388,9 @@ def main() -> int:
     mend = commands.add_parser("mend", help="start again what has ended")
     stop = commands.add_parser("stop", help="stop the one that runs")
     for command, run in ((start, _start), (mend, _mend), (stop, _stop)):
-        command.add_argument("--dir", default="run/cluster", help="its folder (default: run/cluster)")
+        command.add_argument(
+            "--dir", type=Path, default="run/cluster", help="its folder (default: run/cluster)"
+        )
         command.set_defaults(run=run)
     options = parser.parse_args()
     return int(options.run(options))
