@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_CHANNEL = 200
 """Longest channel name, in UTF-8 bytes."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}:[^\x00-\x20\x7f]+")
+_is_name = re.compile(r"[a-z][a-z0-9_-]{0,31}:[^\x00-\x20\x7f]+").fullmatch
 _SLOTS = 16_384
 
 
@@ -24,7 +24,11 @@ def parse(channel: str) -> tuple[str, str]:
 
     Raises Reject(`bad_channel`) for a name that is malformed or too long.
     """
-    if len(channel) > MAX_CHANNEL or not _NAME.fullmatch(channel) or len(channel.encode()) > MAX_CHANNEL:
+    if (
+        len(channel) > MAX_CHANNEL
+        or not _is_name(channel)
+        or (not channel.isascii() and len(channel.encode()) > MAX_CHANNEL)
+    ):
         raise Reject(
             "bad_channel", f"a channel is named kind:id, without spaces, in {MAX_CHANNEL} bytes at most"
         )

@@ -10,7 +10,7 @@ exists while there are any.
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -41,7 +41,7 @@ PING: Final = frames.Ping()
 PONG: Final = frames.Pong()
 
 
-class _Sent(NamedTuple):
+class _Sent(msgspec.Struct, frozen=True, gc=False):
     """A send without an ack: what it said, the frame ids that wait, and whether it was accepted before."""
 
     content: int
@@ -85,14 +85,16 @@ class Connection(Allowance):
         state = self.state
         action, self.state = _STEPS[state][EVENT_OF[type(frame)]]
         counted = state is _OPEN or state is _DRAINING or (state is _CONNECTING and action is not _HOLD)
-        if counted and not self._spend(frame, now):
+        if counted and (early := self.take(now)):
+            self._refuse_early(frame, early)
             return
         action(self, frame, now)
 
     def reject(self, reject: Reject, now: float) -> None:
         """Take something of the client that is not a frame, with what is wrong about it."""
         broken = reject.code in _ENDING
-        if self.state in _COUNTING and not broken and not self._spend(None, now):
+        if self.state in _COUNTING and not broken and (early := self.take(now)):
+            self._refuse_early(None, early)
             return
         event = Event.BROKEN if broken else Event.REJECTED
         action, self.state = _STEPS[self.state][event]
@@ -191,18 +193,14 @@ class Connection(Allowance):
         if self.refused(count):
             self.signal(Event.ENDED, "flooding", "far more frames than allowed")
 
-    def _spend(self, frame: ClientFrame | None, now: float) -> bool:
-        """Count a frame against the rate; False: it is refused."""
-        early = self.take(now)
-        if not early:
-            return True
+    def _refuse_early(self, frame: ClientFrame | None, early: float) -> None:
+        """Refuse a frame that came `early` seconds before the rate has room for it."""
         if isinstance(frame, frames.Send) and self._next == UNSET:
             self._next = self._floor = frame.n  # refused, so those after it must wait for it
         self._refuse(
             "rate_limited", "more frames than allowed", getattr(frame, "id", None), round(early, 3) or True
         )
         self._excess()
-        return False
 
     def _refuse(
         self, code: str, message: str, frame_id: FrameId | None = None, retry: float | bool | None = None

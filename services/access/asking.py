@@ -38,16 +38,15 @@ def publish(node: AccessNode, driver: Driver, frame: frames.Send) -> None:
     """Put a send into the queue. Raises Reject and Retry."""
     session = driver.session
     assert session is not None
-    granted = node.may_send(session, frame.to)
+    policy, granted = node.may_send(session, frame.to)
     if node.inbound.full:
         node.inbound.check(session.user)
     if node.outbound.full:
         # Nobody knows yet what a handler will make of it; most of it goes where the send goes.
         node.outbound.check(frame.to)
-    rate = node.policies[frame.to.partition(":")[0]].rate
-    if rate:
+    if policy.rate:
         nodes = max(1, len(node.parts.directory.nodes("access")))
-        node.rooms.take(frame.to, rate / nodes, granted=granted)
+        node.rooms.take(frame.to, policy.rate / nodes, granted=granted)
     node.produce.send(driver, session, frame, granted=granted)
 
 

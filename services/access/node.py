@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from holdfast.network import Server
     from holdfast.parts import Parts
+    from holdfast.policy import Policy
 
     from .sessions import Session
 
@@ -351,13 +352,16 @@ class AccessNode:
 
     # what users may do
 
-    def may_send(self, session: Session, channel: str) -> bool:
-        """Return whether the token itself allows it. Raises Reject where neither it nor the policy does."""
+    def may_send(self, session: Session, channel: str) -> tuple[Policy, bool]:
+        """Return the channel's policy, and whether the token itself allows the send.
+
+        Raises Reject where neither the token nor the policy does.
+        """
         policy, identity = policy_of(self.policies, channel)
         allowed = bool(session.channels) and granted(session.channels, channel)
         if not allowed and not may_send(policy, identity, session.user):
             raise Reject("forbidden", "this user may not send to this channel")
-        return allowed
+        return policy, allowed
 
     def automatic(self, session: Session, channel: str) -> bool:
         """Tell whether a channel is subscribed because the user is a member."""

@@ -40,6 +40,13 @@ class Item:
         self.outputs: Sequence[asyncio.Future[int]] | None = None
 
 
+def _durable(outputs: Sequence[asyncio.Future[int]]) -> bool:
+    for output in outputs:  # noqa: SIM110 - a generator costs three times as much, for each message
+        if not output.done() or output.exception() is not None:
+            return False
+    return True
+
+
 class Lane:
     """A sender's records that wait, in order. `busy`: its first one is being handled, or will be again."""
 
@@ -98,9 +105,7 @@ class Partition:
         moved = False
         while items:
             item = items[0]
-            if item.outputs is None:
-                break
-            if not all(output.done() and output.exception() is None for output in item.outputs):
+            if item.outputs is None or not _durable(item.outputs):
                 break
             items.popleft()
             self.position = item.record.offset + 1
