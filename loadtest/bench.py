@@ -163,7 +163,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS | {"access.rate": 5000}) as cluster:
+        with LocalCluster(
+            folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS | {"access.rate": 5000}
+        ) as cluster:
             rows = asyncio.run(measure(folder, Target.of_cluster(cluster.dir), options))
     text = table(rows, f"make bench RUNS={options.runs}", options.runs)
     publish("paths", text, write=options.write)
