@@ -76,7 +76,7 @@ k8s-check: $(STAMP) ## what is checked of deploy/ without a cluster: manifests, 
 k8s-server: $(STAMP) ## the manifests held against a real API server; builds it first, some ten minutes, once
 	HF_K8S_SERVER=1 $(PY) -m pytest -q tests/k8s/test_server.py
 
-k8s-e2e: $(STAMP) ## all of it on a real Kubernetes of one node, under load; as root; 40 minutes more the first time
+k8s-e2e: $(STAMP) ## all of it on a real Kubernetes of one node, under load; as root; first builds for (estimated) 40 minutes
 	@exec $(PY) -m tests.k8s.e2e $(if $(ONLY),--only $(ONLY))
 
 wheel: $(STAMP) ## build the distribution into dist/
