@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -54,14 +55,21 @@ class Backend:
     async def publish(
         self, users: Sequence[str], *, rate: float, seconds: float, batch: int, size: int
     ) -> None:
-        """Publish to users in turn: a request of `batch` messages whenever one is due, answered or not."""
-        begin, done = time.monotonic(), 0
+        """Publish to users in turn: a request of `batch` messages whenever one is due, answered or not.
+
+        With an infinite rate one is due whenever fewer than `AT_ONCE` are without an answer.
+        """
+        begin, done, total = time.monotonic(), 0, rate * seconds
         text = "x" * size
         posts: set[asyncio.Task[None]] = set()
-        while done < int(rate * seconds):
+        while done < total:
+            await self._limit.acquire()
             due = begin + done / rate
+            if rate == math.inf:
+                due = time.monotonic()
+                total = math.inf if due < begin + seconds else done + batch
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            count = min(batch, int(rate * seconds) - done)
+            count = int(min(batch, total - done))
             at = int(due * 1_000_000)  # before it is made: what the generator is late by counts as well
             messages: list[dict[str, object]] = [
                 {
@@ -72,7 +80,6 @@ class Backend:
                 for number in range(count)
             ]
             done += count
-            await self._limit.acquire()
             post = asyncio.create_task(self._post(messages))
             posts.add(post)
             post.add_done_callback(posts.discard)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
+import math
 import statistics
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from deploy.local.cluster import LocalCluster
 from loadtest.backend import Backend
@@ -28,17 +30,39 @@ if TYPE_CHECKING:
 OURS = ("access", "logic", "dispatch")
 BYTES = 128
 
-PATHS = {
-    "publish": ("API publish, 50 in a request, to one user each, 5,000 a second", 35.0),
-    "flight 400": ("client to client, 400 messages on their way", 70.0),
-    "flight 2000": ("client to client, 2,000 messages on their way", 40.0),
-    "rate 5000": ("client to client, 5,000 messages a second", 210.0),
-    "rate 1000": ("client to client, 1,000 messages a second", 0.0),
-}
-"""Paths, and the bound of what all of our services take of a message, in µs."""
 
-TIMED = "rate 1000"
-"""The path whose time is bound, not its cost."""
+class Way(NamedTuple):
+    """A path under a load. `load`: the generator's command; `bound`: in µs of ours, 0 where there is none."""
+
+    load: str
+    connections: int
+    title: str
+    bound: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is called in the records."""
+        return f"{self.load} of {self.connections}"
+
+
+TIMED: Final = Way("rate 1000", 200, "client to client, 1,000 messages a second")
+"""The way whose time is bound, not its cost."""
+
+WAYS: Final = (
+    Way("flight 400", 200, "client to client, 400 messages on their way", 70.0),
+    Way("flight 2000", 200, "client to client, 2,000 messages on their way", 40.0),
+    Way("rate 5000", 200, "client to client, 5,000 messages a second", 210.0),
+    TIMED,
+    Way("flight 400", 1000, "client to client, 400 messages on their way"),
+    Way("flight 2000", 1000, "client to client, 2,000 messages on their way"),
+    Way("publish 5000", 1000, "API publish, 50 in a request, to one user each, 5,000 a second"),
+    Way("publish 15000", 1000, "API publish, 50 in a request, to one user each, 15,000 a second"),
+    Way("publish 0", 1000, "API publish, 50 in a request, to one user each, 64 requests at a time", 35.0),
+)
+"""The spike behind the bounds had 200 connections. With 1,000 each message and ack is a write of its own."""
+
+RATE: Final = {"access.rate": 1000}
+"""2,000 on their way of 200 connections: each sends more than the 100 frames a second of the default."""
 
 COLUMNS = ("ours", *OURS, "redis", "kafka", "load", "rate", "p50", "p99")
 
@@ -60,13 +84,13 @@ class Paths:
         if opened["failed"]:
             raise RuntimeError(f"{opened['failed']:.0f} connections failed")
 
-    async def measure(self, name: str) -> dict[str, float]:
-        """Run a path; return µs of each process for a message, and the percentiles of its time in ms."""
-        kind, _, number = name.partition(" ")
+    async def measure(self, load: str) -> dict[str, float]:
+        """Run a load; return µs of each process for a message, and the percentiles of its time in ms."""
+        kind, _, number = load.partition(" ")
         generators = self._generators
         if kind == "publish":
             async with Backend(self._target) as backend:
-                return await self._spent(lambda: self._published(backend))
+                return await self._spent(lambda: self._published(backend, float(number) or math.inf))
         command = f"flight {number} {BYTES}" if kind == "flight" else f"load {number} {BYTES}"
         await generators.each(command)
         await generators.count("run 2")  # until it flows
@@ -75,9 +99,9 @@ class Paths:
         await self._rest()
         return result
 
-    async def _published(self, backend: Backend) -> None:
+    async def _published(self, backend: Backend, rate: float) -> None:
         sending = asyncio.create_task(
-            backend.publish(self._users, rate=5000, seconds=self._seconds, batch=50, size=BYTES)
+            backend.publish(self._users, rate=rate, seconds=self._seconds, batch=50, size=BYTES)
         )
         while not sending.done():
             await self._generators.count("run 0.5")
@@ -106,19 +130,22 @@ class Paths:
 
 
 async def measure(folder: Path, target: Target, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Measure all paths, `runs` times."""
+    """Measure all ways, `runs` times."""
     rows: dict[str, list[float]] = {}
-    for run in range(options.runs):
-        paths = Paths(folder, target, options.users, options.seconds, f"bench{run}")
+    crowds = dict.fromkeys(way.connections for way in WAYS)
+    for run, connections in itertools.product(range(options.runs), crowds):
+        paths = Paths(folder, target, connections, options.seconds, f"bench{run}-{connections}-")
         try:
             await paths.open()
-            for name in PATHS:
+            for way in WAYS:
+                if way.connections != connections:
+                    continue
                 await asyncio.to_thread(target.settle, 10.0)
-                took = await paths.measure(name)
+                took = await paths.measure(way.load)
                 took["ours"] = sum(took[role] for role in OURS)
-                print(name, {what: round(value, 1) for what, value in took.items()}, flush=True)
+                print(way.name, {what: round(value, 1) for what, value in took.items()}, flush=True)
                 for what in COLUMNS:
-                    rows.setdefault(f"{name}/{what}", []).append(took[what])
+                    rows.setdefault(f"{way.name}/{what}", []).append(took[what])
         finally:
             paths.close()
     return rows
@@ -126,24 +153,23 @@ async def measure(folder: Path, target: Target, options: argparse.Namespace) -> 
 
 def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
     """Return the table: a path a line."""
-    lines = [
-        heading(command, runs),
-        "| Path | µs, ours | Bound | access, logic, dispatch | Redis | Kafka | Load | a second | p50, p99 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, (title, bound) in PATHS.items():
-        values = {what: rows[f"{name}/{what}"] for what in COLUMNS}
+    columns = (
+        "| Path | Connections | µs, ours | Bound | access, logic, dispatch | Redis | Kafka | Load | a second "
+        "| p50, p99 |"
+    )
+    lines = [heading(command, runs), columns, "|---" * 10 + "|"]
+    for way in WAYS:
+        values = {what: rows[f"{way.name}/{what}"] for what in COLUMNS}
         median = {what: statistics.median(each) for what, each in values.items()}
         ours = values["ours"]
-        reached = median["ours"] <= bound
-        if name == TIMED:
-            reached = median["p50"] <= 8 and median["p99"] <= 30
-            verdict = "p50 ≤ 8, p99 ≤ 30 ms"
-        else:
-            verdict = f"≤ {bound:g}"
+        verdict, reached = f"≤ {way.bound:g}", median["ours"] <= way.bound
+        if way is TIMED:
+            verdict, reached = "p50 ≤ 8, p99 ≤ 30 ms", median["p50"] <= 8 and median["p99"] <= 30
+        bounded = way.bound or way is TIMED
         lines.append(
-            f"| {title} | {median['ours']:.0f} ({min(ours):.0f} to {max(ours):.0f}) "
-            f"| {verdict}: {'reached' if reached else '**not reached**'} "
+            f"| {way.title} | {way.connections:,} "
+            f"| {median['ours']:.0f} ({min(ours):.0f} to {max(ours):.0f}) "
+            f"| {f'{verdict}: ' + ('reached' if reached else '**not reached**') if bounded else ''} "
             f"| {', '.join(f'{median[role]:.0f}' for role in OURS)} "
             f"| {median['redis']:.0f} | {median['kafka']:.0f} | {median['load']:.0f} "
             f"| {median['rate']:,.0f} | {median['p50']:.1f}, {median['p99']:.1f} |"
@@ -156,7 +182,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--users", type=int, default=1000, help="connections (default 1000)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default 10)")
     parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
     parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
@@ -164,7 +189,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with LocalCluster(
-            folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS | {"access.rate": 5000}
+            folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS | RATE
         ) as cluster:
             rows = asyncio.run(measure(folder, Target.of_cluster(cluster.dir), options))
     text = table(rows, f"make bench RUNS={options.runs}", options.runs)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from holdfast.observe.instruments import Counter, Histogram
+from holdfast.observe.instruments import Counter, Gauge, Histogram
 
 Kind = Literal["counter", "gauge", "histogram"]
 

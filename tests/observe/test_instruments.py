@@ -1,6 +1,8 @@
-"""The counters and histograms of one thread say what prometheus-client's own would."""
+"""The instruments of one thread say what prometheus-client's own would."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import prometheus_client
 import pytest
@@ -14,22 +16,26 @@ BUCKETS = (0.001, 0.25, 1.0, 10.0)
 AMOUNTS = st.lists(st.sampled_from((*BUCKETS, 0.0, -1.0)) | st.floats(-1e6, 1e6))
 
 
-def text(
-    counter: type[prometheus_client.Counter],
-    histogram: type[prometheus_client.Histogram],
-    amounts: list[float],
-) -> bytes:
-    """Return what a scrape says after these amounts."""
+def scrape(made_by: Any, amounts: list[float]) -> bytes:
+    """Return what a scrape says after these amounts, with instruments of a module."""
     registry = CollectorRegistry()
-    seen = histogram("seen_seconds", "seen", ("how",), registry=registry, buckets=BUCKETS)
-    plain = histogram("plain_seconds", "plain", registry=registry, buckets=BUCKETS)
-    sums = counter("sums", "sums", ("how",), registry=registry)
-    counts = counter("counts", "counts", registry=registry)
+    labelled = {"labelnames": ("how",), "registry": registry}
+    seen = made_by.Histogram("seen_seconds", "seen", buckets=BUCKETS, **labelled).labels("so")
+    plain = made_by.Histogram("plain_seconds", "plain", buckets=BUCKETS, registry=registry)
+    sums = made_by.Counter("sums", "sums", **labelled).labels("so")
+    counts = made_by.Counter("counts", "counts", registry=registry)
+    levels = made_by.Gauge("levels", "levels", **labelled).labels("so")
+    last = made_by.Gauge("last", "last", registry=registry)
     for amount in amounts:
-        seen.labels("so").observe(amount)
+        seen.observe(amount)
         plain.observe(amount)
-        sums.labels("so").inc(abs(amount))
+        sums.inc(abs(amount))
         counts.inc()
+        levels.inc(amount)
+        levels.dec(amount / 2)
+        last.inc()
+        last.set(amount)
+        last.dec()
     lines = generate_latest(registry).splitlines()
     return b"\n".join(line for line in lines if b"_created" not in line)
 
@@ -37,8 +43,7 @@ def text(
 @given(AMOUNTS)
 def test_the_same(amounts: list[float]) -> None:
     """Any amounts: the same series with the same values, on the bounds of buckets, too."""
-    ours = text(instruments.Counter, instruments.Histogram, amounts)
-    assert ours == text(prometheus_client.Counter, prometheus_client.Histogram, amounts)
+    assert scrape(instruments, amounts) == scrape(prometheus_client, amounts)
 
 
 def test_only_up() -> None:
