@@ -76,7 +76,7 @@ k8s-check: $(STAMP) ## what is checked of deploy/ without a cluster: manifests, 
 k8s-server: $(STAMP) ## the manifests held against a real API server; builds it first, some ten minutes, once
 	HF_K8S_SERVER=1 $(PY) -m pytest -q tests/k8s/test_server.py
 
-k8s-e2e: $(STAMP) ## all of it on a real Kubernetes of one node, under load; as root; 40 minutes more the first time
+k8s-e2e: $(STAMP) ## all of it on a real Kubernetes of one node, under load; as root; first builds for (estimated) 40 minutes
 	@exec $(PY) -m tests.k8s.e2e $(if $(ONLY),--only $(ONLY))
 
 wheel: $(STAMP) ## build the distribution into dist/
@@ -89,13 +89,13 @@ failures: $(STAMP) ## break a cluster in every way (NAMES: all) and draw what it
 	$(PY) -m deploy.local.failures $(NAMES)
 
 cluster: $(BIN)/holdfast ## real servers (BROKERS of Kafka: 1; BALANCER=1: HAProxy) and two of every service, until Ctrl-C
-	@exec $(PY) -m deploy.local.cluster start --brokers $(or $(BROKERS),1) $(if $(BALANCER),--balancer)
+	@exec $(PY) -m deploy.local start --brokers $(or $(BROKERS),1) $(if $(BALANCER),--balancer)
 
 cluster-mend: $(STAMP) ## start again what has ended of the cluster in another shell
-	@$(PY) -m deploy.local.cluster mend
+	@$(PY) -m deploy.local mend
 
 cluster-stop: $(STAMP) ## stop the cluster that another shell or --detach left running
-	@$(PY) -m deploy.local.cluster stop
+	@$(PY) -m deploy.local stop
 
 bench-plane: $(STAMP) ## what a connection and a delivery cost, beside the C floor, into docs/performance.md
 	$(PY) -m loadtest.plane --runs $(or $(RUNS),3) --write

@@ -29,7 +29,7 @@ from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
-from holdfast.settings import Settings, load
+from holdfast.settings_load import load
 from holdfast.workers import end_with_supervisor, supervise
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.log.port import Log
     from holdfast.membership.port import Directory, Role
     from holdfast.observe.tracing import Tracing
+    from holdfast.settings import Settings
 
 log = logging.getLogger("holdfast.process")
 

@@ -1,26 +1,20 @@
 """Every setting of every service: one source, from which `docs/settings.md` is generated.
 
 A setting `NAME` of section `SECTION` is `[section] name` in a TOML file and `HOLDFAST_SECTION_NAME` in the
-environment, which wins. Anything unknown or wrong is refused by name before a service starts.
+environment, which wins. `holdfast/settings_load.py` reads both, and refuses what is unknown or wrong.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from holdfast.errors import Stop
-from holdfast.log.port import WINDOW_MS
 from holdfast.policy import DEFAULT_POLICIES, Policy
-from holdfast.settings_trust import check as check_trust
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 PREFIX: Final = "HOLDFAST_"
 SECRETS: Final = frozenset(
@@ -45,7 +39,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         """Return what may be shown: settings end up in messages and tracebacks."""
-        section = next((name for name, kind in _sections().items() if kind is type(self)), "")
+        section = next((name for name, kind in sections().items() if kind is type(self)), "")
         shown = [
             f"{name}={'...' if f'{section}.{name}' in SECRETS else repr(getattr(self, name))}"
             for name in self.__struct_fields__
@@ -371,96 +365,20 @@ class Setting(msgspec.Struct, frozen=True):
 
 def all_settings() -> Iterator[Setting]:
     """Yield every setting, in order."""
-    for section, kind in _sections().items():
+    for section, kind in sections().items():
         hints = get_type_hints(kind, include_extras=True)
         for field in msgspec.structs.fields(kind):
             text, described = _describe(hints[field.name])
             yield Setting(section, field.name, text, field.default, described)
 
 
-def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of a TOML file (or none) and the environment (this process's by default).
-
-    Raises Stop, naming the setting and what to change, when anything is unknown or wrong.
-    """
-    environ = os.environ if environ is None else environ
-    path = path or environ.get(f"{PREFIX}CONFIG")
-    tree: dict[str, Any] = {}
-    if path:
-        try:
-            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise Stop(f"cannot read the settings file {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Stop(f"the settings file {path} is not valid TOML: {error}") from error
-    known = {setting.variable: setting for setting in all_settings()}
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable == f"{PREFIX}CONFIG":
-            continue
-        setting = known.get(variable)
-        if setting is None:
-            raise Stop(f"{variable} is not a setting; {_nearest(variable, known)}")
-        section = tree.setdefault(setting.section, {})
-        if isinstance(section, dict):
-            section[setting.name] = _from_text(setting, text)
-    return _convert(tree)
-
-
-def _convert(tree: dict[str, Any]) -> Settings:
-    sections: dict[str, Any] = {}
-    kinds = _sections()
-    for name, value in tree.items():
-        if name == "channels":
-            sections[name] = value
-            continue
-        if name not in kinds:
-            raise Stop(f"[{name}] is not a section of settings; {_nearest(name, kinds)}")
-        if not isinstance(value, dict):
-            raise Stop(f"{name} must be a section, [{name}]")
-        fields = {field.name for field in msgspec.structs.fields(kinds[name])}
-        for key, item in value.items():
-            if key not in fields:
-                raise Stop(f"{name}.{key} is not a setting; {_nearest(key, fields)}")
-            try:
-                msgspec.convert({key: item}, kinds[name], strict=False)
-            except msgspec.ValidationError as error:
-                shown = "" if f"{name}.{key}" in SECRETS else f" (it is {item!r})"
-                variable = f"{PREFIX}{name}_{key}".upper()
-                reason = str(error).split(" - at ")[0]
-                raise Stop(f"{name}.{key} ({variable}) is wrong: {reason}{shown}") from None
-        sections[name] = value
-    try:
-        made = msgspec.convert(sections, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise Stop(f"settings: {error}") from None
-    _check_retention(made)
-    check_trust(made)
-    return made
-
-
-def _check_retention(made: Settings) -> None:
-    """Raise Stop where a channel is to keep what Kafka does not: it could not be rebuilt."""
-    for kind, policy in made.policies().items():
-        needed = policy.keep_seconds + 2 * WINDOW_MS // 1000
-        if made.kafka.retention_seconds < needed:
-            raise Stop(
-                f"kafka.retention_seconds is {made.kafka.retention_seconds}; it must be at least {needed}: "
-                f"channels.{kind}.keep_seconds is {policy.keep_seconds}, and a lost Redis is rebuilt from it"
-            )
-
-
-def _sections() -> dict[str, type[msgspec.Struct]]:
+def sections() -> dict[str, type[msgspec.Struct]]:
+    """Return the kinds of all sections that have settings, by their names."""
     return {
         name: kind
         for name, kind in get_type_hints(Settings).items()
         if isinstance(kind, type) and issubclass(kind, _Section)
     }
-
-
-def _from_text(setting: Setting, text: str) -> Any:
-    if isinstance(setting.default, tuple):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text
 
 
 def _describe(hint: Any) -> tuple[str, str]:
@@ -471,7 +389,8 @@ def _describe(hint: Any) -> tuple[str, str]:
         for note in notes:
             if isinstance(note, Meta):
                 described = note.description or described
-                limits += [f"{sign} {bound}" for sign, bound in _bounds(note)]
+                bounds = (("≥", note.ge), (">", note.gt), ("≤", note.le), ("<", note.lt))
+                limits += [f"{sign} {bound}" for sign, bound in bounds if bound is not None]
     if get_origin(hint) is Literal:
         name = " or ".join(f"`{choice}`" for choice in get_args(hint))
     elif get_origin(hint) is tuple:
@@ -479,16 +398,3 @@ def _describe(hint: Any) -> tuple[str, str]:
     else:
         name = {str: "text", int: "integer", float: "number", bool: "true or false"}[hint]
     return ", ".join([name, *limits]), described
-
-
-def _bounds(note: Meta) -> Iterator[tuple[str, float]]:
-    for sign, bound in (("≥", note.ge), (">", note.gt), ("≤", note.le), ("<", note.lt)):
-        if bound is not None:
-            yield sign, bound
-
-
-def _nearest(name: str, known: Any) -> str:
-    import difflib  # noqa: PLC0415 - only on the way to a refusal
-
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {found[0]}?" if found else "see docs/settings.md for those that exist"

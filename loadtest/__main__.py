@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.local.cluster import LocalCluster
+from deploy.local.description import NoCluster
 from deploy.local.process import Unavailable
 from loadtest import report, scenario
 from loadtest.native import MissingTool
@@ -47,10 +48,10 @@ def _target(options: argparse.Namespace, cluster: LocalCluster | None) -> Target
         if not (options.secret and options.key and options.api):
             raise ValueError("an address needs --api, --key and --secret")
         return Target(options.target.split(","), options.api.split(","), options.key, options.secret)
-    folder = Path(options.target or "run/cluster")
-    if not (folder / "cluster.json").exists():
-        raise ValueError(f"{folder} has no cluster.json: say --cluster, or start one with `make cluster`")
-    return Target.of_cluster(folder)
+    try:
+        return Target.of_cluster(Path(options.target or "run/cluster"))
+    except NoCluster as error:
+        raise ValueError(f"{error}, and --cluster one for this run") from None
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 import jwt
 import msgspec
 
+from deploy.local import description
 from loadtest.native import cpu_seconds, resident
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Target(msgspec.Struct):
 
     @classmethod
     def of_cluster(cls, directory: Path) -> Self:
-        """Return the local cluster whose `cluster.json` is in a folder."""
-        about = json.loads((directory / "cluster.json").read_text())
+        """Return the local cluster of a folder. Raises NoCluster."""
+        about = description.read(directory)
         nodes: list[dict[str, Any]] = about["nodes"]
         servers: dict[str, dict[str, Any]] = about["servers"]
         return cls(

@@ -1,42 +1,33 @@
 """A local cluster of real parts: Kafka, Redis, Consul, and processes of every service, on loopback.
 
-    python -m deploy.local.cluster start [--detach]     what `make cluster` runs
-    python -m deploy.local.cluster mend                 what `make cluster-mend` runs
-    python -m deploy.local.cluster stop                 what `make cluster-stop` runs
-
 Its folder holds `cluster.json` (process ids, ports of every node, the API's address, the keys made for it),
-the settings in `holdfast.toml`, and the data and log of every process. Tests use `LocalCluster` itself.
+the settings in `holdfast.toml`, and the data and log of every process. `python -m deploy.local` runs it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import secrets
 import shutil
-import signal
-import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from deploy.local import description
 from deploy.local.balancer import PORTS, start_haproxy
 from deploy.local.consul import start_consul
 from deploy.local.kafka import start_brokers
-from deploy.local.process import Running, Unavailable, free_port
+from deploy.local.process import Running, free_port
 from deploy.local.redis import start_redis
 from deploy.local.service import ServiceProcess, settings_file, started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from deploy.local.balancer import Balancer
 
-DEMO: Final = "services.embedded.demo:app"
-_STOP_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 20.0
+"""Time for a process to end by itself."""
 
 
 class LocalCluster:
@@ -141,11 +132,11 @@ class LocalCluster:
     def stop(self) -> None:
         """Stop everything in order: the services, then what they stand on."""
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda node: node.stop(_STOP_SECONDS), self.nodes.values()))
+            list(pool.map(lambda node: node.stop(STOP_SECONDS), self.nodes.values()))
             if self.balancer is not None:
                 self.balancer.stop()
             list(pool.map(Running.stop, [server for server in self._servers.values() if server.ours]))
-        (self.dir / "cluster.json").unlink(missing_ok=True)
+        description.remove(self.dir)
 
     def kill(self, node: str) -> None:
         """End a node at once, as a crash would."""
@@ -181,7 +172,7 @@ class LocalCluster:
         return [process.name for process in ended]
 
     def describe(self) -> dict[str, Any]:
-        """Return what cluster.json holds."""
+        """Return what `cluster.json` holds."""
         nodes = [node.describe() for node in self.nodes.values()]
         apis = [node["api"] for node in nodes if "api" in node]
         before = {"balancer": self.balancer.describe()} if self.balancer is not None else {}
@@ -205,11 +196,8 @@ class LocalCluster:
         }
 
     def write(self) -> None:
-        """Write cluster.json anew; it holds keys, so it is for its owner only."""
-        unfinished = self.dir / ".cluster.json"
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(json.dumps(self.describe(), indent=2) + "\n")
-        unfinished.replace(self.dir / "cluster.json")
+        """Write `cluster.json` anew."""
+        description.write(self.dir, self.describe())
 
     def _start_servers(self) -> None:
         ports, guarded = self.server_ports, self._guarded
@@ -263,140 +251,3 @@ class LocalCluster:
                 "access.endpoint_tcp": f"tcps://127.0.0.1:{self._balancer_ports['TCP']}",
             }
         return settings_file(values)
-
-
-def _start(options: argparse.Namespace) -> int:
-    directory = Path(options.dir)
-    if (directory / "cluster.json").exists():
-        print(f"{directory} has a cluster already; stop it with `make cluster-stop`", file=sys.stderr)
-        return 1
-    cluster = LocalCluster(
-        directory,
-        access=options.access,
-        logic=options.logic,
-        dispatch=options.dispatch,
-        brokers=options.brokers,
-        balancer=options.balancer,
-        app=options.app,
-        guarded=not options.detach,
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    asked = threading.Event()
-    signal.signal(signal.SIGUSR1, lambda *_: asked.set())
-    print("starting Kafka, Redis, Consul and the services …", flush=True)
-    try:
-        cluster.start()
-    except (Unavailable, KeyboardInterrupt) as error:
-        print(error, file=sys.stderr)
-        return 1
-    _show(cluster)
-    if options.detach:
-        print("it goes on by itself; stop it with `make cluster-stop`")
-        return 0
-    print("Ctrl-C stops it", flush=True)
-    try:
-        _watch(cluster, asked)
-    except KeyboardInterrupt:
-        print("stopping …", flush=True)
-    finally:
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sign, signal.SIG_IGN)
-        cluster.stop()
-    return 0
-
-
-def _watch(cluster: LocalCluster, asked: threading.Event) -> None:
-    gone: set[str] = set()
-    while True:
-        if asked.wait(1.0):
-            asked.clear()
-            try:
-                print(f"started again: {', '.join(cluster.mend()) or 'nothing, all of it runs'}", flush=True)
-            except Unavailable as error:
-                print(error, flush=True)
-            gone.clear()
-        for process in cluster.processes:
-            if not process.alive and process.name not in gone:
-                gone.add(process.name)
-                print(f"{process.name} has ended; see {process.log}", flush=True)
-
-
-def _show(cluster: LocalCluster) -> None:
-    about = cluster.describe()
-    for name, server in about["servers"].items():
-        print(f"  {name:12} {server['address']:32} {server['log']}")
-    for node in about["nodes"]:
-        where = node.get("websocket") or node.get("api") or node.get("metrics")
-        print(f"  {node['node']:12} {where:32} {node['log']}")
-    if before := about.get("balancer"):
-        print(f"  {before['name']:12} {before['websocket']:32} {before['log']}")
-    print(f"addresses, process ids and keys: {cluster.dir / 'cluster.json'}", flush=True)
-
-
-def _stop(options: argparse.Namespace) -> int:
-    file = Path(options.dir) / "cluster.json"
-    try:
-        about = json.loads(file.read_text())
-    except OSError:
-        print(f"no cluster runs in {options.dir}")
-        return 0
-    if _runs(about["supervisor"], about["supervisor_started"]):
-        _end([(about["supervisor"], about["supervisor_started"])], wait=2 * _STOP_SECONDS)
-    before = [about["balancer"]] if "balancer" in about else []
-    for group in (about["nodes"], before, list(about["servers"].values())):
-        _end([(each["pid"], each["started"]) for each in group], wait=_STOP_SECONDS)
-    file.unlink(missing_ok=True)
-    print("stopped")
-    return 0
-
-
-def _mend(options: argparse.Namespace) -> int:
-    try:
-        about = json.loads((Path(options.dir) / "cluster.json").read_text())
-    except OSError:
-        print(f"no cluster runs in {options.dir}", file=sys.stderr)
-        return 1
-    if not _runs(about["supervisor"], about["supervisor_started"]):
-        print("nobody is there to start it: only a cluster that was not detached is mended", file=sys.stderr)
-        return 1
-    os.kill(about["supervisor"], signal.SIGUSR1)
-    print("asked; the shell of the cluster says what was started")
-    return 0
-
-
-def _runs(pid: int, start: str) -> bool:
-    return pid > 0 and bool(start) and started(pid) == start
-
-
-def _end(processes: list[tuple[int, str]], wait: float) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        until = time.monotonic() + wait
-        for pid, start in processes:
-            if _runs(pid, start):
-                os.kill(pid, sign)
-        while any(_runs(*process) for process in processes) and time.monotonic() < until:
-            time.sleep(0.05)
-
-
-def main() -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.local.cluster", description="A local cluster.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    start = commands.add_parser("start", help="start it, and run until Ctrl-C")
-    start.add_argument("--detach", action="store_true", help="leave it running and return")
-    start.add_argument("--app", default=DEMO, help="handlers, as module:name (default: the demo's)")
-    for role in ("access", "logic", "dispatch"):
-        start.add_argument(f"--{role}", type=int, default=2, metavar="N", help="processes (default: 2)")
-    start.add_argument("--balancer", action="store_true", help="HAProxy before access, for all clients")
-    start.add_argument("--brokers", type=int, default=1, metavar="N", help="of Kafka (default: 1)")
-    mend = commands.add_parser("mend", help="start again what has ended")
-    stop = commands.add_parser("stop", help="stop the one that runs")
-    for command, run in ((start, _start), (mend, _mend), (stop, _stop)):
-        command.add_argument("--dir", default="run/cluster", help="its folder (default: run/cluster)")
-        command.set_defaults(run=run)
-    options = parser.parse_args()
-    return int(options.run(options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

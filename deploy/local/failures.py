@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -231,7 +230,7 @@ async def show(name: str, folder: Path) -> tuple[bytes, list[str]]:
     os.environ["HF_LOCAL_SLOW"] = str(folder / "cluster" / "slow")
     app = "deploy.local.sluggish:app"
     with LocalCluster(folder / "cluster", balancer=True, app=app, settings=failure.settings) as cluster:
-        about = json.loads((cluster.dir / "cluster.json").read_text())
+        about = cluster.describe()
         balancer = urlsplit(about["balancer"]["metrics"]).netloc
         with start_prometheus(folder / "prometheus", about["nodes"], balancer=balancer) as prometheus:
             talk = Talk(about, users=failure.users, rate=failure.rate)

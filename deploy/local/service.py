@@ -98,3 +98,8 @@ def started(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         return ""
+
+
+def runs(pid: int, start: str) -> bool:
+    """Tell whether the process that started then is still there."""
+    return pid > 0 and bool(start) and started(pid) == start

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import ssl
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import jwt
 
+from deploy.local import description
 from holdfast.client import Client, Closed, OutcomeUnknown
 from holdfast.errors import Reject, Retry
 
@@ -151,9 +151,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=2.0, help="messages a second of each (default: 2)")
     options = parser.parse_args()
     try:
-        about = json.loads((options.dir / "cluster.json").read_text())
-    except OSError:
-        print(f"no cluster runs in {options.dir}; start one with `make cluster`", file=sys.stderr)
+        about = description.read(options.dir)
+    except description.NoCluster as error:
+        print(error, file=sys.stderr)
         return 1
     with contextlib.suppress(KeyboardInterrupt):
         return asyncio.run(_run(about, options.users, options.rate))

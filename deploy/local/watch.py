@@ -7,7 +7,6 @@ a few seconds after each alert.
 from __future__ import annotations
 
 import argparse
-import json
 import queue
 import signal
 import sys
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from deploy.grafana.dashboards import DASHBOARDS
 from deploy.grafana.render import draw
+from deploy.local import description
 from deploy.local.process import Unavailable
 from deploy.local.prometheus import start_alertmanager, start_prometheus
 from deploy.local.receiver import Receiver
@@ -45,15 +45,10 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("run/cluster"), help="the cluster's folder")
     parser.add_argument("--hurry", action="store_true", help="alerts wait for seconds instead of minutes")
     options = parser.parse_args()
-    try:
-        about = json.loads((options.dir / "cluster.json").read_text())
-    except OSError:
-        print(f"no cluster runs in {options.dir}; start one with `make cluster`", file=sys.stderr)
-        return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        watch(about, options.dir / "watch", hurry=options.hurry)
-    except Unavailable as error:
+        watch(description.read(options.dir), options.dir / "watch", hurry=options.hurry)
+    except (description.NoCluster, Unavailable) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

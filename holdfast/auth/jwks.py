@@ -60,6 +60,7 @@ class Jwks:
         self._pause = settings.jwks_pause
         self._clock = clock
         self._metrics = metrics
+        self._fetched, self._failed = map(metrics.auth_jwks_fetches.labels, ("fetched", "failed"))
         secure = urlsplit(self._url).scheme == "https"
         self._trust = tls.client("auth", tls.Files(authority=settings.tls_authority)) if secure else None
         self._fetch = fetch or self._get
@@ -121,13 +122,13 @@ class Jwks:
         try:
             self._take(await within(self._clock, FETCH_SECONDS, self._fetch()))
         except Exception as error:  # noqa: BLE001 - whatever an issuer answers, the next fetch comes
-            self._metrics.auth_jwks_fetches.labels("failed").inc()
+            self._failed.inc()
             why = str(error) or type(error).__name__
             _log.warning(
                 "auth.jwks_url: no keys were fetched, %d from before stay in use: %s", len(self.keys), why
             )
             return False
-        self._metrics.auth_jwks_fetches.labels("fetched").inc()
+        self._fetched.inc()
         return True
 
     def _take(self, text: bytes) -> None:

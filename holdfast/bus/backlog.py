@@ -76,6 +76,7 @@ class Backlog:
         self._bound = bound
         self._clock = clock
         self._metrics = metrics
+        self._refused = metrics.bus_backlog_refused.labels(topic)
         self._waits = [0.0] * bus.partitions
         self._rates = [0.0] * bus.partitions
         self._slow: list[frozenset[str]] = [frozenset()] * bus.partitions
@@ -112,7 +113,7 @@ class Backlog:
         if not wait and (slow := self._slow[partition]) and _mark(key) in slow:
             wait, reason = SLOW_WAIT, "more of this sender's waits than its share"
         if wait:
-            self._metrics.bus_backlog_refused.labels(self._topic).inc()
+            self._refused.inc()
             raise Retry(reason, after=round(wait * self._random.uniform(1.0, 1.5), 3))
 
     async def _run(self) -> None:

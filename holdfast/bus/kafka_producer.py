@@ -122,6 +122,12 @@ class KafkaProducer:
             self._watch()
         return future
 
+    @property
+    def crowded(self) -> bool:
+        """See `holdfast.bus.port.Producer`."""
+        settings = self._settings
+        return 2 * self._records > settings.buffer_records or 2 * self._bytes > settings.buffer_bytes
+
     async def close(self) -> None:
         """See `holdfast.bus.port.Producer`."""
         self._closed = True

@@ -62,8 +62,7 @@ class MemoryProducer:
             raise Reject("too_large", f"a record has {size} bytes; {MAX_RECORD} are possible")
         if self._closed:
             raise Retry("this producer is closed")
-        records = len(self._waiting) + len(self._unanswered)
-        if records >= self._most_records or self._bytes + size > self._most_bytes:
+        if self._records >= self._most_records or self._bytes + size > self._most_bytes:
             self._metrics.bus_buffer_full.inc()
             raise Retry("too much is on its way already", after=1.0)
         future: asyncio.Future[int] = self._loop.create_future()
@@ -74,6 +73,15 @@ class MemoryProducer:
             self._scheduled = True
             self._loop.call_soon(self.flush)
         return future
+
+    @property
+    def _records(self) -> int:
+        return len(self._waiting) + len(self._unanswered)
+
+    @property
+    def crowded(self) -> bool:
+        """See `holdfast.bus.port.Producer`."""
+        return 2 * self._records > self._most_records or 2 * self._bytes > self._most_bytes
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Producer`."""

@@ -60,6 +60,10 @@ class Producer(Protocol):
         the failure is counted.
         """
 
+    @property
+    def crowded(self) -> bool:
+        """Whether half of the buffer is taken: who can wait should, before it is full."""
+
     async def close(self) -> None:
         """Wait for what is pending (up to the deadline), then release everything."""
 

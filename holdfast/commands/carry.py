@@ -37,7 +37,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from holdfast.process import run_loop  # noqa: PLC0415 - uvloop and the adapters, only where used
-    from holdfast.settings import load  # noqa: PLC0415
+    from holdfast.settings_load import load  # noqa: PLC0415
 
     return run_loop(carry_over(load(options.config), options))
 

@@ -47,7 +47,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def show(options: argparse.Namespace) -> int:
     """Check the settings."""
-    from holdfast.settings import load  # noqa: PLC0415 - the services, only where used
+    from holdfast.settings_load import load  # noqa: PLC0415 - the services, only where used
 
     settings = load(options.config)
     given = _given(settings, options.config)

@@ -64,7 +64,7 @@ async def _with_ports(
 ) -> int:
     from holdfast.observe.metrics import Metrics  # noqa: PLC0415
     from holdfast.process import make_parts  # noqa: PLC0415
-    from holdfast.settings import load  # noqa: PLC0415
+    from holdfast.settings_load import load  # noqa: PLC0415
 
     settings = load(options.config)
     # Who looks creates nothing: a wrong prefix is to be seen as one.

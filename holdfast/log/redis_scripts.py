@@ -59,6 +59,7 @@ class Caller:
         timer = self._timers.get(name)
         if timer is None:
             timer = self._timers[name] = self._metrics.log_call_seconds.labels(name)
+            self._metrics.log_call_failed.labels(name)  # it is there, at 0, before the first one
         start = self._clock.monotonic()
         packed = pack(*command)
         for _ in range(MOVES):

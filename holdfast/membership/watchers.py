@@ -59,10 +59,11 @@ class Known:
     def timed(self, call: str) -> Iterator[None]:
         """Count one call to the store: its time (but of a `watch`, which waits), or its failure."""
         began = time.perf_counter()
+        failed = self._metrics.directory_call_failed.labels(call)  # it is there before the first one
         try:
             yield
         except Exception:
-            self._metrics.directory_call_failed.labels(call).inc()
+            failed.inc()
             raise
         if call != "watch":
             self._metrics.directory_call_seconds.labels(call).observe(time.perf_counter() - began)

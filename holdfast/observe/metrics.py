@@ -117,6 +117,7 @@ TABLE: Final = (
     Metric("logic_pending", "gauge", "records fetched and not finished"),
     Metric("logic_paused", "counter", "times a partition was paused because too much of it was unfinished"),
     Metric("logic_crowding", "gauge", "senders told to wait because too much of theirs is unfinished"),
+    Metric("logic_output_waits", "counter", "times a place for handlers waited: the producer is half full"),
     Metric("logic_backlog_waits", "counter", "times logic paused because dispatch is far behind"),
     Metric("logic_rewinds", "counter", "returns to what is durable after an output failed"),
     Metric("logic_published", "counter", "messages written to outbound", ("by",)),

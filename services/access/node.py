@@ -18,6 +18,7 @@ from holdfast.nodelink.server import LinkServer
 from holdfast.protocol.connection import Bounds, State
 from holdfast.protocol.frames import Limits
 
+from . import series
 from .admission import Admission
 from .beat import Beat
 from .delivery import Delivery
@@ -69,6 +70,7 @@ class AccessNode:
         self.settings = parts.settings
         self.clock = parts.clock
         self.metrics = parts.metrics
+        series.begin(self.metrics)
         self.name = name
         self.incarnation = new_incarnation(name)
         self.policies = parts.settings.policies()
@@ -333,7 +335,7 @@ class AccessNode:
             (self.frames_out, metrics.access_frames_out),
         ):
             for frame, count in counted.items():
-                metric.labels(str(frame.__struct_config__.tag)).inc(count)  # type: ignore[attr-defined]
+                metric.labels(series.tag(frame)).inc(count)
             counted.clear()
         metrics.access_bytes_in.inc(self.bytes_in)
         metrics.access_bytes_out.inc(self.bytes_out + self.delivery.fanout.bytes)

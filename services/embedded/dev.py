@@ -18,7 +18,8 @@ from holdfast.observe import logs
 from holdfast.observe.health import HealthServer
 from holdfast.observe.metrics import Metrics
 from holdfast.process import make_tracing, run_loop, write_ready
-from holdfast.settings import PREFIX, Settings, load
+from holdfast.settings import PREFIX, Settings
+from holdfast.settings_load import load
 
 from ..logic.service import load_app  # noqa: TID252 - a wheel has this package under another name
 from .cluster import Embedded, ready_settings

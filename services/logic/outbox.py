@@ -76,6 +76,11 @@ class Outbox:
         self._last[place] = future
         return future
 
+    @property
+    def crowded(self) -> bool:
+        """Whether what a handler would put out may find no room, which would break everything in hand."""
+        return self._producer.crowded
+
     def failed(self) -> bool:
         """Tell whether something failed since the last `reset`."""
         if not self._broken:

@@ -42,6 +42,9 @@ _log = logging.getLogger(__name__)
 LONGEST_DELAY: Final = 30.0
 """Seconds between two runs, at most."""
 
+CROWDED: Final = 0.01
+"""Seconds between looks at a producer that is half full."""
+
 _TURN: Final = 64
 """Records one task handles before it lets the rest of the process have a turn."""
 
@@ -261,6 +264,9 @@ class Runner:
         turns = 0
         try:
             while self._ready:
+                if self._outbox.crowded:
+                    await self._room()
+                    continue
                 lane = self._ready.popleft()
                 part = lane.part
                 if not part.live or part.closing:
@@ -285,6 +291,16 @@ class Runner:
                     await asyncio.sleep(0)
         finally:
             self._running -= 1
+
+    async def _room(self) -> None:
+        """Wait until Kafka has taken some of what is on its way.
+
+        Handlers that were slow and are fast again, all at once, would fill the producer; then everything that
+        is not durable would be handled a second time.
+        """
+        self._metrics.logic_output_waits.inc()
+        while self._outbox.crowded:
+            await self._clock.sleep(CROWDED)
 
     # running
 

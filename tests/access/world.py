@@ -20,8 +20,10 @@ from holdfast.nodelink.frames import ChangeItem, MessageItem, Push, ReplyItem
 from holdfast.observe.metrics import Metrics
 from holdfast.parts import Parts
 from holdfast.policy import DEFAULT_POLICIES, Policy
+from holdfast.protocol.codes import CODES
 from holdfast.protocol.websocket import WebSocketClient
 from holdfast.settings import Access, Auth, Kafka, Nodelink, Process, Settings
+from services.access import series
 from services.access.node import AccessNode
 
 if TYPE_CHECKING:
@@ -131,6 +133,10 @@ class World:
                 break
             await self.clock.advance(0.1)
         await stopping
+        # What is counted by a label has had its series from the start.
+        for name, known in (("closes", series.ENDS), ("errors", CODES), ("refused", series.REFUSALS)):
+            counted = {value for (value,) in getattr(self.metrics, f"access_{name}")._metrics}
+            assert counted == set(known), name
 
     # clients
 

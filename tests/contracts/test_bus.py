@@ -318,14 +318,22 @@ async def test_a_reader_commits_for_lag_only(place: Place) -> None:
 
 
 async def test_a_full_buffer_refuses_and_counts(place: Place) -> None:
-    """inv 7: above its bound in records or bytes a producer refuses at once, counts it, and recovers."""
+    """inv 7: above its bound in records or bytes a producer refuses at once, counts it, and recovers.
+
+    Above half of it it is crowded, so that who can wait may wait.
+    """
     bus = await place.bus()
     async with writing(bus) as producer:
-        futures = [producer.produce("inbound", 0, None, b"%d" % n) for n in range(1000)]
+        futures = [producer.produce("inbound", 0, None, b"%d" % n) for n in range(500)]
+        assert not producer.crowded
+        futures += [producer.produce("inbound", 0, None, b"%d" % n) for n in range(500, 1000)]
+        assert producer.crowded
         with pytest.raises(Retry):
             producer.produce("inbound", 0, None, b"too many")
         await asyncio.gather(*futures)
+        assert not producer.crowded
         big = producer.produce("inbound", 0, None, b"x" * 600_000)
+        assert producer.crowded
         with pytest.raises(Retry):
             producer.produce("inbound", 0, None, b"x" * 600_000)
         await big

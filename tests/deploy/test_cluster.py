@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.cluster import LocalCluster, _runs
-from deploy.local.service import started
+from deploy.local.cluster import LocalCluster
+from deploy.local.service import runs, started
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "deploy.local.cluster"]
+COMMAND = [sys.executable, "-m", "deploy.local"]
 
 
 @pytest.mark.cluster
@@ -41,7 +41,7 @@ def test_start_describe_stop(kafka_server: object, consul_server: object, tmp_pa
     finally:
         subprocess.run([*COMMAND, "stop", *place], cwd=ROOT, check=True, timeout=60)
     for process in [*about["nodes"], *about["servers"].values()]:
-        assert not _runs(process["pid"], process["started"])
+        assert not runs(process["pid"], process["started"])
     assert not file.exists()
 
 
@@ -71,6 +71,6 @@ def test_three_brokers_outlive_one(kafka_server: object, consul_server: object, 
 def test_a_reused_process_id_is_another_process() -> None:
     """A process is ended only if it is the one that was started: its id and its start time."""
     mine = started(os.getpid())
-    assert _runs(os.getpid(), mine)
-    assert not _runs(os.getpid(), str(int(mine) - 1))
-    assert not _runs(0, "")
+    assert runs(os.getpid(), mine)
+    assert not runs(os.getpid(), str(int(mine) - 1))
+    assert not runs(0, "")

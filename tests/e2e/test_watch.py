@@ -68,7 +68,7 @@ async def test_a_killed_access_node_is_told_of_and_mended(
     """inv 4: kill -9 behind HAProxy: a ticket fires and resolves, the dashboard shows it, nothing is lost."""
     place = ("--dir", str(tmp_path))
     commands["cluster"] = Command(
-        "deploy.local.cluster", "start", "--balancer", *SMALL, *place, log=tmp_path / "cluster.txt"
+        "deploy.local", "start", "--balancer", *SMALL, *place, log=tmp_path / "cluster.txt"
     )
     await commands["cluster"].says("Ctrl-C stops it", 60)
     about: dict[str, Any] = json.loads((tmp_path / "cluster.json").read_text())
@@ -83,7 +83,7 @@ async def test_a_killed_access_node_is_told_of_and_mended(
     line = await commands["watch"].says("ticket firing +HoldfastProcessDown", 30)
     assert "docs/runbook.md#holdfastprocessdown" in line
     assert talk.online == 12, "all are with the other node"
-    mend = [sys.executable, "-m", "deploy.local.cluster", "mend", *place]
+    mend = [sys.executable, "-m", "deploy.local", "mend", *place]
     await asyncio.to_thread(subprocess.run, mend, cwd=ROOT, check=True, timeout=30)
     await commands["cluster"].says("started again: access-0", 30)
     await commands["watch"].says("ticket resolved HoldfastProcessDown", 30)

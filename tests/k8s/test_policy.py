@@ -7,7 +7,8 @@ import re
 import pytest
 
 from holdfast.errors import Stop
-from holdfast.settings import SECRETS, Settings, all_settings, load
+from holdfast.settings import SECRETS, Settings, all_settings
+from holdfast.settings_load import load
 from tests.k8s.manifests import OVERLAYS, ROLES, Manifest, labels, manifests, of_kind, pod, settings
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(300), pytest.mark.parametrize("overlay", OVERLAYS)]

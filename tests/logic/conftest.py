@@ -50,6 +50,10 @@ class Applying:
             future.add_done_callback(self._apply)
         return future
 
+    @property
+    def crowded(self) -> bool:
+        return bool(self.producer.crowded)
+
     def _apply(self, _: Any) -> None:
         task = asyncio.ensure_future(self._locked())
         self.tasks.add(task)

@@ -158,6 +158,42 @@ async def test_after_a_failed_output_later_ones_are_withheld(how):
     await world.stop()
 
 
+async def test_handlers_wait_for_room_instead_of_filling_the_producer():
+    """inv 7: a crowd that was held up and goes on at once is handled once, as fast as Kafka takes it."""
+    app = App()
+    runs: list[str] = []
+    release = asyncio.Event()
+
+    @app.on("held")
+    async def held(ctx, message):
+        await release.wait()
+        runs.append(message.user)
+        ctx.publish("room:r", "one", message.user)
+        ctx.publish("room:s", "two", message.user)
+
+    world = World(app, logic=Logic(time_limit=100, backoff=0.1, concurrency=10))
+    await world.start()
+    producer = world.producers[0]
+    producer.most, producer.holds = 60, True
+    users = [f"u{number}" for number in range(200)]
+    for user in users:
+        world.send(user, 1, "room:r", "held")
+    await world.clock.advance(1)
+    release.set()
+    for _ in range(100):
+        await world.clock.advance(0.05)
+        assert len(producer.pending) <= 30 + 2 * 10
+        producer.holds = False
+        producer.flush()
+        producer.holds = True
+    producer.holds = False
+    await world.clock.advance(3)
+    assert sorted(runs) == sorted(users)
+    assert world.count("logic_rewinds_total") == 0
+    assert world.count("logic_output_waits_total") > 0
+    await world.stop()
+
+
 async def test_a_superseded_worker_releases_nothing():
     """inv 8: a run that outlives its partition's revocation puts out nothing."""
     app = App()

@@ -49,6 +49,7 @@ class FaultyProducer:
         self.fail_next = 0
         self.full_next = 0
         self.holds = False
+        self.most = 1_000_000
         self.failures = 0
         self.pending: list[tuple[Any, ...]] = []
 
@@ -65,11 +66,17 @@ class FaultyProducer:
         if self.full_next:
             self.full_next -= 1
             raise Retry("full")
+        if len(self.pending) >= self.most:
+            raise Retry("full")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.pending.append((topic, partition, key, value, headers, future))
         if len(self.pending) == 1:
             self.broker.clock.call_later(self.random.uniform(0, 0.02) if self.chance else 0.0, self.flush)
         return future
+
+    @property
+    def crowded(self) -> bool:
+        return 2 * len(self.pending) > self.most
 
     def flush(self) -> None:
         if self.holds or not self.pending:

@@ -90,28 +90,58 @@ async def test_series_do_not_grow_with_what_clients_do() -> None:
         assert len(found) <= MOST, (name, label)
 
 
+async def garbage(world: World, number: int) -> None:
+    """Be refused, and then say what there is no name for, by names that nobody had before."""
+    stranger = await world.open()
+    stranger.send(t="connect", token=f"no token {number}")
+    await world.clock.settle()
+    client = await world.join(f"u{number}", tcp=False)
+    client.send(t=f"frame-{number}", id=number)
+    client.send(t="send", id=f"i{number}", n=1, to=f"x{number}:y", type=f"t{number}")
+    await world.clock.settle()
+    client.transport.write(client._codec.close(3000 + number, f"reason {number}"))
+    await client.gone()
+
+
 async def test_series_do_not_grow_with_frames_that_are_none() -> None:
     """Frames with any `t`, closes with any code and requests for any path are counted under a few names."""
     async with World() as world:
-
-        async def garbage(number: int) -> None:
-            stranger = await world.open()
-            stranger.send(t="connect", token=f"no token {number}")
-            await world.clock.settle()
-            client = await world.join(f"u{number}", tcp=False)
-            client.send(t=f"frame-{number}", id=number)
-            client.send(t="send", id=f"i{number}", n=1, to=f"x{number}:y", type=f"t{number}")
-            await world.clock.settle()
-            client.transport.write(client._codec.close(3000 + number, f"reason {number}"))
-            await client.gone()
-
-        await garbage(0)
+        await garbage(world, 0)
         await world.clock.advance(5)  # no dispatcher is heard: what it does then has a series, too
         before = series([world.metrics])
         for number in range(1, 20):
-            await garbage(number)
+            await garbage(world, number)
         await world.clock.advance(2)
         assert series([world.metrics]) == before
+
+
+COUNTED: Final = ("closes", "errors", "refused", "frames_in", "frames_out")
+
+
+async def test_what_access_counts_by_label_is_there_before_the_first() -> None:
+    """Closes, errors, refusals and frames are at 0 from the start; what clients do adds no series."""
+    async with World() as world:
+
+        def counted() -> dict[tuple[str, str], float]:
+            return {
+                (sample.name, next(iter(sample.labels.values()))): sample.value
+                for family in world.metrics.registry.collect()
+                for sample in family.samples
+                if sample.name in {f"holdfast_access_{name}_total" for name in COUNTED}
+            }
+
+        before = counted()
+        assert set(before.values()) == {0.0}
+        for code in CODES.values():
+            assert ("holdfast_access_errors_total", code.name) in before
+            assert (("holdfast_access_closes_total", code.name) in before) == (code.close is not None)
+        for number in range(3):
+            await garbage(world, number)
+        await world.clock.advance(2)
+        after = counted()
+    assert after.keys() == before.keys()
+    for name in COUNTED:
+        assert any(value for (metric, _), value in after.items() if metric == f"holdfast_access_{name}_total")
 
 
 async def test_series_of_the_api_are_its_routes() -> None:

@@ -22,7 +22,8 @@ from holdfast.observe import otlp
 from holdfast.observe.metrics import Metrics
 from holdfast.observe.tracing import Tracing
 from holdfast.records import message_id
-from holdfast.settings import Settings, load
+from holdfast.settings import Settings
+from holdfast.settings_load import load
 from holdfast.testing import Cluster
 from services.access import traces
 from services.embedded.cluster import Embedded, ready_settings
@@ -325,7 +326,7 @@ def test_a_process_that_does_not_trace_loads_nothing_of_opentelemetry() -> None:
         "import sys; sys.modules['opentelemetry'] = None\n"
         "import holdfast.process, holdfast.testing, services.access.service, services.logic.service\n"
         "import services.dispatch.service, services.embedded.dev\n"
-        "from holdfast.settings import load\n"
+        "from holdfast.settings_load import load\n"
         "from holdfast.errors import Stop\n"
         "from holdfast.observe.metrics import Metrics\n"
         "assert holdfast.process.make_tracing(load(environ={}), 'access', 'a', Metrics()) is None\n"

@@ -44,8 +44,8 @@ MUTATIONS: Final = (
         2,
         "logic commits what it put out before that is durable",
         "services.logic.partition:Partition.settle",
-        "if not all(output.done() and output.exception() is None for output in item.outputs):",
-        "if False:",
+        "if item.outputs is None or not _durable(item.outputs):",
+        "if item.outputs is None:",
     ),
     Mutation(
         3,

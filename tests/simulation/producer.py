@@ -136,6 +136,10 @@ class SimProducer:
             self.kafka.loop.call_soon(self._flush)
         return future
 
+    @property
+    def crowded(self) -> bool:
+        return 2 * len(self._pending) > self._buffer
+
     def _flush(self) -> None:
         self._scheduled = False
         waiting, self._waiting = self._waiting, []

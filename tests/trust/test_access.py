@@ -17,7 +17,8 @@ from holdfast.auth import issue
 from holdfast.client import Client
 from holdfast.errors import Stop
 from holdfast.observe.metrics import Metrics
-from holdfast.settings import Settings, load
+from holdfast.settings import Settings
+from holdfast.settings_load import load
 from holdfast.tls_transport import SecureTransport
 from services.access.driver import Driver
 from services.embedded.cluster import Embedded, ready_settings

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from holdfast.errors import Stop
-from holdfast.settings import SECRETS, Settings, all_settings, load
+from holdfast.settings import SECRETS, Settings, all_settings
+from holdfast.settings_load import load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.errors import Stop
-from holdfast.settings import SECRETS, all_settings, load
+from holdfast.settings import SECRETS, all_settings
+from holdfast.settings_load import load
 
 
 def test_the_environment_wins_over_the_file(tmp_path):
