@@ -59,7 +59,8 @@ class Backend:
 
         With an infinite rate one is due whenever fewer than `AT_ONCE` are without an answer.
         """
-        begin, done, total = time.monotonic(), 0, rate * seconds
+        begin, done = time.monotonic(), 0
+        total: float = math.inf if rate == math.inf else int(rate * seconds)
         text = "x" * size
         posts: set[asyncio.Task[None]] = set()
         while done < total:
@@ -67,7 +68,8 @@ class Backend:
             due = begin + done / rate
             if rate == math.inf:
                 due = time.monotonic()
-                total = math.inf if due < begin + seconds else done + batch
+                if due >= begin + seconds:
+                    total = done + batch  # the last one
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             count = int(min(batch, total - done))
             at = int(due * 1_000_000)  # before it is made: what the generator is late by counts as well
