@@ -89,6 +89,7 @@ class Runner:
         self._journal = journal.wanted()
         self._ready: deque[Lane] = deque()
         self._running = 0
+        self._looking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handled: dict[tuple[str, str], Any] = {}
         self._by_handler = metrics.logic_published.labels("handler")
@@ -299,8 +300,9 @@ class Runner:
         is not durable would be handled a second time.
         """
         self._metrics.logic_output_waits.inc()
-        while self._outbox.crowded:
-            await self._clock.sleep(CROWDED)
+        async with self._looking:  # one looks for all: there may be hundreds
+            while self._outbox.crowded:
+                await self._clock.sleep(CROWDED)
 
     # running
 
