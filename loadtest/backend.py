@@ -22,15 +22,14 @@ class Backend:
     """Calls of the API, over all of its addresses in turn."""
 
     def __init__(self, target: Target) -> None:
-        self._apis = target.apis
-        self._key = target.key
+        self._target = target
         self._turn = 0
         self._limit = asyncio.Semaphore(AT_ONCE)
         self.published = 0
         self.refused = 0
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"})
+        self._http = aiohttp.ClientSession(headers=self._target.headers())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -38,7 +37,8 @@ class Backend:
 
     def _api(self) -> str:
         self._turn += 1
-        return self._apis[self._turn % len(self._apis)]
+        apis = self._target.apis
+        return apis[self._turn % len(apis)]
 
     async def join(self, memberships: Iterable[tuple[str, str]]) -> None:
         """Make users members of groups. Raises aiohttp.ClientError where one cannot be made."""
@@ -73,12 +73,8 @@ class Backend:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             count = int(min(batch, total - done))
             at = int(due * 1_000_000)  # before it is made: what the generator is late by counts as well
-            messages: list[dict[str, object]] = [
-                {
-                    "channel": f"user:{users[(done + number) % len(users)]}",
-                    "type": "text",
-                    "data": {"at": at, "text": text},
-                }
+            messages = [
+                (f"user:{users[(done + number) % len(users)]}", {"at": at, "text": text})
                 for number in range(count)
             ]
             done += count
@@ -87,14 +83,15 @@ class Backend:
             post.add_done_callback(posts.discard)
         await asyncio.gather(*posts)
 
-    async def _post(self, messages: list[dict[str, object]]) -> None:
+    async def _post(self, messages: list[tuple[str, dict[str, object]]]) -> None:
+        path, request = self._target.publishing(messages)
         try:
-            async with self._http.post(self._api() + "/v1/publish", json={"messages": messages}) as answer:
+            async with self._http.post(self._api() + path, json=request) as answer:
                 body = await answer.json()
                 if answer.status != 200:
                     self.refused += len(messages)
                     return
-                good = sum("id" in result for result in body["results"])
+                good = self._target.taken(body)
                 self.published += good
                 self.refused += len(messages) - good
         except aiohttp.ClientError:

@@ -74,7 +74,7 @@ class Generators:
                 path.write_text("".join(members.line(n, target) + "\n" for n in range(number, users, count)))
                 source += 1
                 node = number % nodes
-                program = Program("crowd", target.port(node), path, "-", source, WINDOW)
+                program = Program("crowd", target.port(node), path, "-", source, WINDOW, target.dialect)
                 self.programs.setdefault(members.crowd.name, []).append(program)
                 self.nodes[program] = node
         self.counts: dict[str, float] = {}

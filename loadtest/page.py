@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loadtest.target import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    Lines = Iterable[tuple[str, Sequence[str], Sequence[str]]]
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
@@ -22,8 +28,8 @@ def table(rows: dict[str, list[float]], words: dict[str, tuple[str, float]], com
         "| What | Median | Spread | Bound |",
         "|---|---|---|---|",
     ]
-    for name, values in rows.items():
-        title, bound = words[name]
+    for name, (title, bound) in words.items():
+        values = rows[name]
         median = statistics.median(values)
         digits = ",.0f" if median >= 1000 else ".1f" if median >= 20 else ".2f"
         verdict = ""
@@ -34,6 +40,26 @@ def table(rows: dict[str, list[float]], words: dict[str, tuple[str, float]], com
         low, high = min(values), max(values)
         lines.append(f"| {title} | {median:{digits}} | {low:{digits}} to {high:{digits}} | {verdict} |")
     return "\n".join(lines)
+
+
+def compared(rows: dict[str, list[float]], lines: Lines, peer: str, command: str) -> str:
+    """Return a table of ours beside a peer's. Rows that are added up are added within each run."""
+    text = [
+        f"`{command}`: medians, lowest and highest beside them.\n",
+        f"| What | Ours | {peer} |",
+        "|---|---|---|",
+    ]
+    for title, ours, theirs in lines:
+        if all(name in rows for name in (*ours, *theirs)):
+            text.append(f"| {title} | {_spread(rows, ours)} | {_spread(rows, theirs)} |")
+    return "\n".join(text)
+
+
+def _spread(rows: dict[str, list[float]], names: Sequence[str]) -> str:
+    values = [sum(run) for run in zip(*(rows[name] for name in names), strict=True)]
+    median = statistics.median(values)
+    digits = ",.0f" if median >= 100 else ".1f" if median >= 10 else ".2f"
+    return f"{median:{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def publish(mark: str, text: str, *, write: bool, page: Path = PAGE) -> None:

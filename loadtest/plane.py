@@ -11,18 +11,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.process import free_port
+from loadtest import centrifugo
 from loadtest.native import Program, cpu_seconds, resident
-from loadtest.page import publish, table
+from loadtest.page import compared, publish, table
 from loadtest.target import SETTINGS, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtest.centrifugo import Centrifugo
 
 PAYLOAD = "x" * 128
 DELIVERIES = 270_000
@@ -34,11 +42,16 @@ TURNS = 9
 WINDOW = 256
 """Connections on their way in at a time: a storm, of which the process takes what it can."""
 
+PEER_SOURCE = 120
+"""The first of the addresses that a peer's crowds leave from; those of ours are below."""
+
 FLOOR_NAMES = {"send": "C loop of send()", "uring": "io_uring"}
 
 
 class Plane:
-    """One local cluster, and what is measured of its access process."""
+    """One local cluster, and what is measured of its access process. `prefix`: of the names of its rows."""
+
+    prefix = ""
 
     def __init__(self, folder: Path, cluster: LocalCluster, connections: int) -> None:
         self.folder = folder
@@ -64,7 +77,8 @@ class Plane:
         tokens = self.target.write_tokens(
             self.folder / f"tokens-{prefix}", (f"{prefix}{n}" for n in range(count))
         )
-        return Program("crowd", self.target.port(), tokens, channel, self.source(), self.window)
+        target = self.target
+        return Program("crowd", target.port(), tokens, channel, self.source(), self.window, target.dialect)
 
     def source(self) -> int:
         """Return the number of an address that no crowd has left from yet."""
@@ -73,19 +87,22 @@ class Plane:
 
     def accept(self, run: int) -> dict[str, float]:
         """Open idle connections; return CPU of each process in µs and memory in KiB for each of them."""
+        return {"accept floor": self.accept_floor()} | self.storm(run)
+
+    def storm(self, run: int) -> dict[str, float]:
+        """Return the same without the floor."""
         count = self.connections
         self.fresh()
         crowd = self.crowd(count, "-", f"idle{run}-")
         memory = resident(self.access)
-        before = self.target.cpu()
+        before, begun = self.target.cpu(), cpu_seconds(self.access)
         opened = crowd.say(f"open {count}")
-        busy = cpu_seconds(self.access) - before["access"]
+        busy = cpu_seconds(self.access) - begun
         crowd.say("wait 1 2")  # what follows a connect belongs to it: its event, and the batches' ends
         after = self.target.cpu()
         if opened["failed"]:
             raise RuntimeError(f"{opened['failed']:.0f} connections failed")
-        result = {"accept floor": self.accept_floor()}
-        result |= {f"accept µs {role}": (after[role] - before[role]) / count * 1e6 for role in before}
+        result = {f"accept µs {role}": (after[role] - before[role]) / count * 1e6 for role in before}
         result["accept KiB"] = (resident(self.access) - memory) / count / 1024
         result["accept rate"] = count / busy
         result["accept wall"] = count / opened["seconds"]
@@ -108,36 +125,65 @@ class Plane:
         floor.close()
         return spent / self.connections * 1e6
 
-    async def fan_out(self, size: int, run: int) -> dict[str, float]:
+    async def fan_out(self, size: int, run: int, peers: Sequence[Plane] = ()) -> dict[str, float]:
         """Fan out to a room, and from the floor to as many; return CPU-s for a million deliveries.
 
-        They take turns: what else the machine does, it does to all of them.
+        They take turns, and so do peers with rooms of theirs: what else the machine does, it does to all.
         """
-        ours = Room(self, size, run)
+        rooms = {plane.prefix: Room(plane, size, run) for plane in (self, *peers)}
         floors = [Floor(self, size, mode) for mode in FLOOR_NAMES]
         await asyncio.to_thread(self.target.settle)
-        cost: dict[str, list[float]] = {name: [] for name in ("x1", "x16", *FLOOR_NAMES)}
+        cost: dict[str, list[float]] = {mode: [] for mode in FLOOR_NAMES}
         rounds = max(1, DELIVERIES // size // TURNS)
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.target.key}"}) as http:
-            await ours.publish(http, together=16, rounds=1)
-            await ours.publish(http, together=1, rounds=3)
+        async with aiohttp.ClientSession() as http:
+            for room in rooms.values():
+                await room.publish(http, together=16, rounds=1)
+                await room.publish(http, together=1, rounds=3)
             for turn in range(TURNS + 1):
-                costs = {floor.mode: floor.send(ours.frame, rounds) for floor in floors}
-                costs["x1"] = await ours.publish(http, together=1, rounds=rounds)
-                costs["x16"] = await ours.publish(http, together=16, rounds=max(1, rounds // 4))
+                costs = {floor.mode: floor.send(rooms[""].frame, rounds) for floor in floors}
+                for prefix, room in rooms.items():
+                    costs[prefix + "x1"] = await room.publish(http, together=1, rounds=rounds)
+                    costs[prefix + "x16"] = await room.publish(http, together=16, rounds=max(1, rounds // 4))
                 if turn:  # the first turn warms up
                     for name, value in costs.items():
-                        cost[name].append(value * 1e6)
-        ours.close()
+                        cost.setdefault(name, []).append(value * 1e6)
+        for room in rooms.values():
+            room.close()
         for floor in floors:
             floor.close()
         await asyncio.to_thread(self.target.settle)
         result = {f"floor {mode} {size}": statistics.median(cost[mode]) for mode in FLOOR_NAMES}
-        for name in ("x1", "x16"):
-            result[f"fan-out {size} {name}"] = statistics.median(cost[name])
-            ratios = [mine / floor for mine, floor in zip(cost[name], cost["send"], strict=True)]
-            result[f"ratio {size} {name}"] = statistics.median(ratios)
+        for prefix, name in itertools.product(rooms, ("x1", "x16")):
+            values = cost[prefix + name]
+            result[f"{prefix}fan-out {size} {name}"] = statistics.median(values)
+            ratios = [mine / floor for mine, floor in zip(values, cost["send"], strict=True)]
+            result[f"{prefix}ratio {size} {name}"] = statistics.median(ratios)
         return result
+
+
+class PeerPlane(Plane):
+    """A node of Centrifugo, and what is measured of it."""
+
+    prefix = "peer "
+
+    def __init__(self, folder: Path, server: Centrifugo, connections: int) -> None:
+        self.folder = folder
+        self.connections = connections
+        self.server = server
+        self.target = server.target
+        self.window = WINDOW
+        self._source = PEER_SOURCE
+
+    @property
+    def access(self) -> int:
+        """The process measured."""
+        return self.server.pid
+
+    def fresh(self) -> None:
+        """Start the server anew."""
+        self.server.restart()
+        self.target = self.server.target
+        self.target.settle()
 
 
 class Room:
@@ -161,12 +207,12 @@ class Room:
     async def publish(self, http: aiohttp.ClientSession, *, together: int, rounds: int) -> float:
         """Publish `together` at a time and wait until all have them; return CPU seconds for a delivery."""
         target = self._plane.target
-        body = {"messages": [{"channel": self._channel, "type": "text", "data": PAYLOAD}] * together}
+        path, body = target.publishing([(self._channel, PAYLOAD)] * together)
         self._crowd.say("reset")
         before = cpu_seconds(self._plane.access)
         wanted = 0
         for _ in range(rounds):
-            async with http.post(target.apis[0] + "/v1/publish", json=body) as answer:
+            async with http.post(target.apis[0] + path, json=body, headers=target.headers()) as answer:
                 answer.raise_for_status()
             wanted += self._size * together
             # In a thread: the crowd answers when all is there, and the session must stay alive meanwhile.
@@ -211,7 +257,9 @@ class Floor:
         self._floor.close()
 
 
-async def measure(plane: Plane, runs: int, sizes: list[int]) -> dict[str, list[float]]:
+async def measure(
+    plane: Plane, runs: int, sizes: list[int], peers: Sequence[Plane] = ()
+) -> dict[str, list[float]]:
     """Take every measurement `runs` times; return the rows of the table with all their values."""
     rows: dict[str, list[float]] = {}
 
@@ -222,8 +270,11 @@ async def measure(plane: Plane, runs: int, sizes: list[int]) -> dict[str, list[f
     for run in range(runs):
         for name, value in plane.accept(run).items():
             note(name, value)
+        for peer in peers:
+            for name, value in peer.storm(run).items():
+                note(peer.prefix + name, value)
         for size in sizes:
-            for name, value in (await plane.fan_out(size, run)).items():
+            for name, value in (await plane.fan_out(size, run, peers)).items():
                 note(name, value)
     return rows
 
@@ -238,6 +289,25 @@ BOUNDS = {
     "ratio 10000 x16": ("fan-out to 10,000, 16 at a time, ratio to the C loop", 1.0),
 }
 """Titles and bounds; below 0: a bound from below."""
+
+
+OWN = ("accept µs access", "accept µs logic", "accept µs dispatch")
+STORES = ("accept µs kafka", "accept µs redis", "accept µs consul")
+COMPARED = (
+    ("memory per idle connection, KiB", ("accept KiB",), ("peer accept KiB",)),
+    ("accept to `connected`, µs of its own processes", OWN, ("peer accept µs centrifugo",)),
+    ("the same, µs of Redis, Kafka and Consul", STORES, ("peer accept µs redis",)),
+    *(
+        (
+            f"fan-out to {size:,}, {together} at a time, CPU-s per million deliveries",
+            (f"fan-out {size} x{together}",),
+            (f"peer fan-out {size} x{together}",),
+        )
+        for size in (1000, 10_000)
+        for together in (1, 16)
+    ),
+)
+"""What is set beside a peer: title, the rows that are added up of ours, and those of the peer's."""
 
 
 def title(name: str) -> str:
@@ -269,10 +339,16 @@ def main() -> None:
         folder = Path(name)
         with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
             plane = Plane(folder, cluster, options.connections)
-            rows = asyncio.run(measure(plane, options.runs, options.sizes))
+            with centrifugo.started(folder / "centrifugo") as server:
+                peers = [PeerPlane(folder, server, options.connections)] if server else []
+                rows = asyncio.run(measure(plane, options.runs, options.sizes, peers))
     command = f"make bench-plane RUNS={options.runs}"
-    words = {name: BOUNDS.get(name) or (title(name), 0.0) for name in rows}
+    words = {
+        name: BOUNDS.get(name) or (title(name), 0.0) for name in rows if not name.startswith(PeerPlane.prefix)
+    }
     publish("plane", table(rows, words, command, options.runs), write=options.write)
+    if server:
+        publish("plane-peer", compared(rows, COMPARED, server.name, command), write=options.write)
 
 
 if __name__ == "__main__":

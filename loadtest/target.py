@@ -15,7 +15,7 @@ from deploy.local import description
 from loadtest.native import cpu_seconds, resident
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 TOKEN_SECONDS = 86_400
 
@@ -32,6 +32,8 @@ class Target(msgspec.Struct):
     secret: str
     pids: dict[str, int] = {}
     roles: dict[str, str] = {}
+    dialect: str = ""
+    """What the generator's clients speak; "": holdfast.v1."""
 
     @classmethod
     def of_cluster(cls, directory: Path) -> Self:
@@ -62,6 +64,19 @@ class Target(msgspec.Struct):
         """
         now = int(time.time())
         return jwt.encode({"sub": user, "iat": now, "exp": now + TOKEN_SECONDS}, self.secret, "HS256")
+
+    def headers(self) -> dict[str, str]:
+        """Return what tells the API who calls."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def publishing(self, messages: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, Any]]:
+        """Return path and body of the request that publishes (channel, data) pairs."""
+        listed = [{"channel": channel, "type": "text", "data": data} for channel, data in messages]
+        return "/v1/publish", {"messages": listed}
+
+    def taken(self, answer: dict[str, Any]) -> int:
+        """Return how many messages of a request were taken, by its answer."""
+        return sum("id" in result for result in answer["results"])
 
     def write_tokens(self, path: Path, users: Iterable[str]) -> Path:
         """Write one token a line."""

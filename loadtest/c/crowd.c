@@ -1,11 +1,12 @@
 // A crowd of WebSocket clients of holdfast.v1 in one thread, cheap enough not to be what is measured.
 //
-//   crowd PORT CLIENTS [CHANNEL] [SOURCE] [WINDOW]
+//   crowd PORT CLIENTS [CHANNEL] [SOURCE] [WINDOW] [centrifugo]
 //
 // CLIENTS has a line for each connection: its token, and after tabs, all optional: the channel it sends to, how many
 // of all crowds get what is sent there, and a channel to subscribe to. CHANNEL ("-" for none) is subscribed to by
 // those whose line names none. Connections leave from 127.0.SOURCE.x (default 0), 15,000 from each address. WINDOW
-// connections (default 64) are on their way in at a time. Loopback only.
+// connections (default 64) are on their way in at a time. With `centrifugo` they speak that server's JSON protocol
+// (https://centrifugal.dev/docs/transports/client_protocol), and do not resume. Loopback only.
 //
 // Commands on standard input, one answer line of "name number" pairs for each:
 //   open N        open connections, or open them again, until N are                  -> opened .. failed .. seconds ..
@@ -44,6 +45,7 @@
 
 enum state { CLOSED, CONNECTING, UPGRADING, AUTHENTICATING, SUBSCRIBING, OPEN, FAILED };
 enum { PER_ADDRESS = 15000, SUB_BITS = 6, BUCKETS = 64 << SUB_BITS, LARGEST = 16384 };
+enum { ID_MASK = 0x7fffffff };  // Centrifugo's ids have 32 bits: µs modulo 36 minutes
 
 typedef struct {  // where a connection stands in a channel
     char *name, *epoch;
@@ -66,7 +68,7 @@ typedef struct {
 
 static connection *crowd;
 static client *clients;
-static int limit, ready, failed, coming, epoll_fd, port, source, window = 64, scan, sender;
+static int limit, ready, failed, coming, epoll_fd, port, source, window = 64, scan, sender, centrifugo;
 static long messages, gaps, doubles, pings, bytes, sent, acked, errors, expected, resets, recovered, unrecovered;
 static double rate;
 static long next_send;
@@ -150,24 +152,27 @@ static place *place_of(connection *c, const char *name, size_t size) {
     return NULL;
 }
 
+static int put_place(connection *c, const char *name, const char *epoch, long seq) {  // names end with a quote
+    size_t size = strcspn(name, "\"");
+    place *p = place_of(c, name, size);
+    if (!p) {
+        if (c->place_count == 255) return 0;
+        c->places = realloc(c->places, (c->place_count + 1) * sizeof *c->places);
+        p = &c->places[c->place_count++];
+        *p = (place){strndup(name, size), NULL, 0};
+    }
+    free(p->epoch);
+    p->epoch = strndup(epoch, strcspn(epoch, "\""));
+    p->seq = seq;
+    return 1;
+}
+
 // Note where a channel goes on, from text that begins after `"channel":"` or a key: NAME" .. "epoch":"E","seq":N
 static char *placed(connection *c, char *name) {
     char *end = strchr(name, '"');
     char *epoch = end ? strstr(end, "\"epoch\":\"") : NULL;
     char *seq = epoch ? strstr(epoch, "\"seq\":") : NULL;
-    if (!seq) return NULL;
-    epoch += 9;
-    place *p = place_of(c, name, end - name);
-    if (!p) {
-        if (c->place_count == 255) return NULL;
-        c->places = realloc(c->places, (c->place_count + 1) * sizeof *c->places);
-        p = &c->places[c->place_count++];
-        *p = (place){strndup(name, end - name), NULL, 0};
-    }
-    free(p->epoch);
-    p->epoch = strndup(epoch, strchr(epoch, '"') - epoch);
-    p->seq = atol(seq + 6);
-    return seq;
+    return seq && put_place(c, name, epoch + 9, atol(seq + 6)) ? seq : NULL;
 }
 
 static void on_connected(connection *c, char *text) {
@@ -193,13 +198,13 @@ static void opened(connection *c) {
 }
 
 static void on_message(connection *c, char *text, size_t size) {
-    char *name = strstr(text, "\"channel\":\""), *seq = strstr(text, "\"seq\":");
+    char *name = strstr(text, "\"channel\":\""), *seq = strstr(text, centrifugo ? "\"offset\":" : "\"seq\":");
     messages++;
     on_way--;
     bytes += size;
     if (!name || !seq) { gaps++; return; }
     name += 11;
-    long value = atol(seq + 6);
+    long value = atol(strchr(seq, ':') + 1);
     place *p = place_of(c, name, strcspn(name, "\""));
     if (!p) { gaps++; return; }  // nobody said where it begins
     if (value > p->seq + 1 && p->seq >= 0) gaps++;
@@ -210,14 +215,54 @@ static void on_message(connection *c, char *text, size_t size) {
         p->epoch = strndup(epoch + 9, strcspn(epoch + 9, "\""));
     }
     p->seq = value;
-    char *at = strstr(seq, "\"at\":");
+    char *at = strstr(name, "\"at\":");
     if (at) took(MESSAGE, atol(at + 5));
 }
 
+static void subscribe(connection *c) {  // to the channel that it does not have yet, if there is one
+    char text[LARGEST];
+    const char *channel = clients[c - crowd].channel;
+    if (!channel || place_of(c, channel, strlen(channel))) { opened(c); return; }
+    c->state = SUBSCRIBING;
+    send_frame(c, text, snprintf(text, sizeof text, centrifugo ? "{\"id\":2,\"subscribe\":{\"channel\":\"%s\"}}"
+        : "{\"t\":\"subscribe\",\"id\":1,\"channel\":\"%s\"}", channel));
+}
+
+static void failed_with(connection *c, const char *text) {
+    if (c->state != OPEN) fail(c, text);
+    else if (errors++ < 5) fprintf(stderr, "connection %ld: %s\n", (long)(c - crowd), text);
+}
+
+static void on_reply(connection *c, char *text, size_t size) {  // Centrifugo's, or one of its pushes
+    char *epoch = strstr(text, "\"epoch\":\""), *subs = strstr(text, "\"subs\":{\"");
+    char *offset = epoch ? strstr(epoch, "\"offset\":") : NULL;  // left out where it is 0
+    if (!strncmp(text, "{\"push\":{\"channel\"", 18)) {
+        on_message(c, text, size);
+    } else if (size == 2) {
+        pings++;
+        send_frame(c, "{}", 2);
+    } else if (strstr(text, "\"error\":{")) {
+        failed_with(c, text);
+    } else if (c->state == AUTHENTICATING) {
+        if (subs && epoch) put_place(c, subs + 9, epoch + 9, offset ? atol(offset + 9) : 0);
+        subscribe(c);
+    } else if (c->state == SUBSCRIBING) {
+        char name[LARGEST];
+        snprintf(name, sizeof name, "%s\"", clients[c - crowd].channel);
+        put_place(c, name, epoch ? epoch + 9 : "\"", offset ? atol(offset + 9) : 0);
+        opened(c);
+    } else if (!strncmp(text, "{\"id\":", 6)) {
+        long since = now();
+        acked++;
+        took(ACK, since - ((since - atol(text + 6)) & ID_MASK));
+    }
+}
+
 static void on_text(connection *c, char *text, size_t size) {  // one JSON frame
-    char reply[LARGEST];
     text[size] = 0;  // room for it: see on_bytes
-    if (!strncmp(text, "{\"t\":\"message\"", 14)) {
+    if (centrifugo) {
+        on_reply(c, text, size);
+    } else if (!strncmp(text, "{\"t\":\"message\"", 14)) {
         on_message(c, text, size);
     } else if (!strncmp(text, "{\"t\":\"ack\"", 10)) {
         char *id = strstr(text, "\"id\":");
@@ -227,14 +272,8 @@ static void on_text(connection *c, char *text, size_t size) {  // one JSON frame
         pings++;
         send_frame(c, "{\"t\":\"pong\"}", 12);
     } else if (c->state == AUTHENTICATING && !strncmp(text, "{\"t\":\"connected\"", 16)) {
-        const char *channel = clients[c - crowd].channel;
         on_connected(c, text);
-        if (channel && !place_of(c, channel, strlen(channel))) {
-            c->state = SUBSCRIBING;
-            send_frame(c, reply, snprintf(reply, sizeof reply, "{\"t\":\"subscribe\",\"id\":1,\"channel\":\"%s\"}", channel));
-        } else {
-            opened(c);
-        }
+        subscribe(c);
     } else if (!strncmp(text, "{\"t\":\"subscribed\"", 17)) {
         char *name = strstr(text, "\"channel\":\"");
         if (name) placed(c, name + 11);
@@ -244,8 +283,7 @@ static void on_text(connection *c, char *text, size_t size) {  // one JSON frame
         if (name) placed(c, name + 11);
         resets++;
     } else if (!strncmp(text, "{\"t\":\"error\"", 12)) {
-        if (c->state != OPEN) fail(c, text);
-        else if (errors++ < 5) fprintf(stderr, "connection %ld: %s\n", (long)(c - crowd), text);
+        failed_with(c, text);
     }
 }
 
@@ -296,6 +334,10 @@ static void on_frames(connection *c, char *data, size_t size) {  // data has one
 static void send_connect(connection *c) {
     char text[LARGEST];
     const client *who = &clients[c - crowd];
+    if (centrifugo) {
+        send_frame(c, text, snprintf(text, sizeof text, "{\"id\":1,\"connect\":{\"token\":\"%s\"}}", who->token));
+        return;
+    }
     int size = snprintf(text, sizeof text, "{\"t\":\"connect\",\"token\":\"%s\",\"device\":\"bench\"", who->token);
     if (who->to) size += snprintf(text + size, sizeof text - size, ",\"client\":\"crowd\"");
     for (int i = 0; i < c->place_count && size < LARGEST / 2; i++)
@@ -313,8 +355,9 @@ static void on_event(connection *c) {
         getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length);
         if (error) { fail(c, strerror(error)); return; }
         int size = snprintf(request, sizeof request,
-            "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n", port);
+            "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            centrifugo ? "/connection/websocket" : "/ws", port);
         if (send(c->fd, request, size, MSG_NOSIGNAL) != size) { fail(c, "request"); return; }
         c->state = UPGRADING;
         struct epoll_event event = {EPOLLIN, {.ptr = c}};
@@ -354,9 +397,12 @@ static void send_one(long at) {
         sender = (sender + 1) % limit;
         if (c->state != OPEN || c->stalled || !clients[number].to) continue;
         char text[LARGEST];
-        int size = snprintf(text, sizeof text,
-            "{\"t\":\"send\",\"id\":%ld,\"n\":%ld,\"to\":\"%s\",\"type\":\"text\",\"data\":{\"at\":%ld,\"text\":\"%.*s\"}}",
-            at, ++c->n, clients[number].to, at, send_size, filler);
+        int size = centrifugo
+            ? snprintf(text, sizeof text, "{\"id\":%ld,\"publish\":{\"channel\":\"%s\",\"data\":{\"at\":%ld,\"text\":\"%.*s\"}}}",
+                at & ID_MASK, clients[number].to, at, send_size, filler)
+            : snprintf(text, sizeof text,
+                "{\"t\":\"send\",\"id\":%ld,\"n\":%ld,\"to\":\"%s\",\"type\":\"text\",\"data\":{\"at\":%ld,\"text\":\"%.*s\"}}",
+                at, ++c->n, clients[number].to, at, send_size, filler);
         sent++;
         expected += clients[number].audience;
         on_way += clients[number].audience;
@@ -510,11 +556,12 @@ static void read_clients(const char *path, const char *channel) {
 }
 
 int main(int count, char **arguments) {
-    if (count < 3) { fprintf(stderr, "usage: crowd PORT CLIENTS [CHANNEL|-] [SOURCE] [WINDOW]\n"); return 2; }
+    if (count < 3) { fprintf(stderr, "usage: crowd PORT CLIENTS [CHANNEL|-] [SOURCE] [WINDOW] [centrifugo]\n"); return 2; }
     port = atoi(arguments[1]);
     read_clients(arguments[2], count > 3 && strcmp(arguments[3], "-") ? arguments[3] : NULL);
     if (count > 4) source = atoi(arguments[4]);
     if (count > 5) window = atoi(arguments[5]);
+    centrifugo = count > 6 && !strcmp(arguments[6], "centrifugo");
     srand48(source);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);

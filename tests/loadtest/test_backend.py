@@ -17,7 +17,7 @@ class Counting(Backend):
         super().__init__(Target([], [], "key", "secret"))
         self.sizes: list[int] = []
 
-    async def _post(self, messages: list[dict[str, object]]) -> None:
+    async def _post(self, messages: list[tuple[str, dict[str, object]]]) -> None:
         self.sizes.append(len(messages))
         self._limit.release()
 
