@@ -20,11 +20,11 @@ from holdfast.protocol.frames import Drain, Error
 from holdfast.protocol.proxy import ProxyHeader
 from holdfast.protocol.wire import FrameError
 
-from . import asking, due, slow
+from . import due, slow
 from .admission import name_of_close
+from .asking import Asking
 from .formats import FORMATS, TCP_JSON, of_subprotocol
 from .slow import ASIDE, ENDED, FRESH, LOST, PAUSED
-from .subscriber import Subscriber
 from .timers import NEVER
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from .connects import Connecting
     from .listeners import Listener
     from .node import AccessNode
-    from .sessions import Session
 
 SMALL: Final = 512
 """Bytes that are taken at once, without the care that a flood needs: most reads are one frame."""
@@ -54,8 +53,8 @@ _BAD_FRAME: Final = CODES["bad_frame"]
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Driver(Subscriber, asyncio.Protocol):
-    """See the module. `heard`, `due`, `limit` are ticks of the wheel; `blocked` is made of the bits above."""
+class Driver(Asking, asyncio.Protocol):
+    """See the module. `heard` and `due` are ticks of the wheel; `blocked` is made of the bits above."""
 
     __slots__ = (
         "_listener",
@@ -66,11 +65,7 @@ class Driver(Subscriber, asyncio.Protocol):
         "due",
         "format",
         "heard",
-        "limit",
-        "machine",
-        "number",
         "out",
-        "session",
         "transport",
     )
 
@@ -89,7 +84,7 @@ class Driver(Subscriber, asyncio.Protocol):
         self.due = NEVER
         self.limit = NEVER
         self.address: str | None = None
-        self.session: Session | None = None
+        self.session = None
         self.connecting: Connecting | None = None
 
     @property
@@ -390,34 +385,6 @@ class Driver(Subscriber, asyncio.Protocol):
         for channel in channels:
             self.leave(channel)
         self._node.roster.gone(self, reason)
-
-    def connect(self, frame: frames.Connect) -> None:
-        """See `Host`."""
-        asking.connect(self._node, self, frame)
-
-    def subscribe(self, frame: frames.Subscribe) -> None:
-        """See `Host`."""
-        self._node.subscribes.subscribe(self, frame)
-
-    def unsubscribe(self, frame: frames.Unsubscribe) -> None:
-        """See `Host`."""
-        self._node.subscribes.unsubscribe(self, frame)
-
-    def publish(self, frame: frames.Send) -> None:
-        """See `Host`."""
-        asking.publish(self._node, self, frame)
-
-    def ask(self, frame: frames.Request) -> float:
-        """See `Host`."""
-        return asking.ask(self._node, self, frame)
-
-    def cursor(self, frame: frames.Cursor) -> None:
-        """See `Host`."""
-        asking.cursor(self._node, self, frame)
-
-    def refresh(self, frame: frames.Refresh) -> None:
-        """See `Host`."""
-        asking.refresh(self._node, self, frame)
 
     def drain(self) -> None:
         """See `Host`."""

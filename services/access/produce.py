@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from holdfast.observe.tracing import Span, Tracing
     from holdfast.protocol.frames import FrameId, Request, Send
 
-    from .driver import Driver
+    from .asking import Asking
     from .sessions import Session
     from .turns import Turns
 
@@ -92,7 +92,7 @@ class Produce:
 
     # sends and requests
 
-    def send(self, driver: Driver, session: Session, frame: Send, *, granted: bool) -> None:
+    def send(self, driver: Asking, session: Session, frame: Send, *, granted: bool) -> None:
         """Put a send into the queue. Raises Retry when the producer is full."""
         if self._held:
             self._pace.now()  # what comes after an event stays behind it
@@ -123,14 +123,14 @@ class Produce:
         if self._journal:
             future.add_done_callback(functools.partial(_tell, "send", message, session.id))
 
-    def _sent(self, driver: Driver, n: int, message: str, began: float, future: asyncio.Future[int]) -> None:
+    def _sent(self, driver: Asking, n: int, message: str, began: float, future: asyncio.Future[int]) -> None:
         if self._told(future):
             driver.machine.failed(n, "it is not known whether the message was stored; send it again")
         else:
             self._metrics.access_ack_seconds.observe(self._clock.monotonic() - began)
             driver.machine.acked(n, message)
 
-    def request(self, driver: Driver, session: Session, frame: Request, deadline: float) -> None:
+    def request(self, driver: Asking, session: Session, frame: Request, deadline: float) -> None:
         """Put a request into the queue; it fails at `deadline` (monotonic). Raises Retry when it is full."""
         if self._held:
             self._pace.now()  # what comes after an event stays behind it
@@ -158,7 +158,7 @@ class Produce:
         if self._journal:
             future.add_done_callback(functools.partial(_tell, "request", record.key, session.id))
 
-    def _asked(self, driver: Driver, frame: FrameId, deadline: float, future: asyncio.Future[int]) -> None:
+    def _asked(self, driver: Asking, frame: FrameId, deadline: float, future: asyncio.Future[int]) -> None:
         if self._told(future):
             driver.machine.unasked(frame, deadline)
 
