@@ -13,10 +13,10 @@ import msgspec
 
 from holdfast.errors import Drop, Reject, Retry
 from holdfast.failures import Failures
-from holdfast.records import Request, Send, SessionEvent, dead_headers, decode_inbound
+from holdfast.records import Request, Send, decode_inbound
 
 from . import emit, journal
-from .gate import REASONS
+from .endings import Endings
 from .invoke import TimeUp, limited, prepare
 from .outbox import Withheld
 from .partition import Item, Lane
@@ -48,9 +48,6 @@ CROWDED: Final = 0.01
 _TURN: Final = 64
 """Records one task handles before it lets the rest of the process have a turn."""
 
-_ERROR: Final = 500
-"""Characters of an exception's text in a dead letter, at most."""
-
 
 class Runner:
     """Takes fetched records, runs what handles them, and puts out what they cause.
@@ -81,19 +78,16 @@ class Runner:
         self._reader = reader
         self._clock = clock
         self._logic = settings.logic
-        self._refusal_ms = int(settings.access.request_deadline * 1000)
         self._metrics = metrics
         self._failures = Failures("handlers", clock, metrics)
         self.broken = False
         self._tracing = tracing
-        self._journal = journal.wanted()
+        self._endings = Endings(outbox, clock, settings, metrics, tracing)
         self._ready: deque[Lane] = deque()
         self._running = 0
         self._looking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._handled: dict[tuple[str, str], Any] = {}
         self._by_handler = metrics.logic_published.labels("handler")
-        self._by_pass = metrics.logic_published.labels("pass")
 
     def take(self, part: Partition, records: Iterable[Record]) -> None:
         """Begin to handle fetched records of a partition.
@@ -107,8 +101,8 @@ class Runner:
             try:
                 item.what = what = decode_inbound(record.value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                self._bury(item, "undecodable", error)
-                self._count(item, "poison", "dead")
+                self._endings.bury(item, "undecodable", error)
+                self._endings.count(item, "poison", "dead")
                 continue
             self._classify(part, item, what)
             if item.outputs is not None:
@@ -116,7 +110,7 @@ class Runner:
             lane = part.lanes.get(what.user)
             if lane is None:
                 if not item.handlers and item.verdict is not None:
-                    self._pass(item, what)
+                    self._endings.pass_on(item, what)
                     continue
                 lane = part.lanes[what.user] = Lane(part, what.user)
             lane.queue.append(item)
@@ -154,7 +148,7 @@ class Runner:
             handlers = app.connects if what.kind == "connect" else app.disconnects
             if part.is_late(what, item.record.offset):
                 item.outputs = ()
-                self._count(item, what.kind, "ignored")
+                self._endings.count(item, what.kind, "ignored")
             elif not handlers:
                 item.outputs = ()
             else:
@@ -187,40 +181,6 @@ class Runner:
                 except Withheld:
                     return
 
-    def _pass(self, item: Item, what: Inbound) -> None:
-        """Put out what needs no handler: the message as it is, or its refusal."""
-        kind = "send" if isinstance(what, Send) else "request"
-        span = follow(self._tracing, item, "logic pass") if item.record.headers else None
-        if isinstance(what, Send) and not item.verdict:
-            try:
-                item.outputs = (self._outbox.put(emit.passed(what), span),)
-            except Reject as reject:
-                item.verdict = reject.code
-            else:
-                self._by_pass.inc()
-                self._count(item, kind, "passed")
-                if span is not None:
-                    span.end("passed")
-                return
-        assert not isinstance(what, SessionEvent)
-        code = item.verdict or "forbidden"
-        item.outputs = self._refuse(what, code, REASONS.get(code, code), span)
-        self._count(item, kind, "refused")
-        if span is not None:
-            span.end("refused", code=code)
-
-    def _refuse(
-        self, what: Send | Request, code: str, message: str, span: Span | None = None
-    ) -> Sequence[asyncio.Future[int]]:
-        return [self._outbox.put(refusal, span) for refusal in self._refusal(what, code, message)]
-
-    def _refusal(self, what: Inbound, code: str, message: str) -> Sequence[Outbound]:
-        """Return the error for whoever sent this, if anybody did who can wait for it."""
-        if isinstance(what, SessionEvent) or not what.node:
-            _log.info("refused, and nobody waits for it: %s: %s", code, message, extra=journal.ids(what))
-            return ()
-        return (emit.refusal(what, code, message, self._clock.now_ms() + self._refusal_ms),)
-
     # lanes
 
     def _advance(self, lane: Lane) -> None:
@@ -234,7 +194,7 @@ class Runner:
                 lane.busy = True
                 self._line_up(lane)
                 return
-            self._pass(item, item.what)
+            self._endings.pass_on(item, item.what)
             queue.popleft()
         lane.part.lanes.pop(lane.user, None)
 
@@ -313,7 +273,7 @@ class Runner:
         kind = _kind(what)
         if isinstance(what, Request) and self._clock.now_ms() >= what.deadline:
             item.outputs = ()
-            self._count(item, kind, "late")
+            self._endings.count(item, kind, "late")
             return None
         item.attempt += 1
         ctx, incoming = prepare(what, item.handlers[0].decode, self._gate.kinds, self._reader)
@@ -326,9 +286,9 @@ class Runner:
                 _ = incoming.data
             running = limited(self._clock, self._logic.time_limit, item.handlers, ctx, incoming)
             result = await (running if span is None else span.around(running))
-            outputs = emit.caused(what, ctx, result, self._clock.now_ms() + self._refusal_ms)
+            outputs = emit.caused(what, ctx, result, self._endings.answer_by)
         except Reject as reject:
-            outcome, outputs = "refused", self._refusal(what, reject.code, str(reject))
+            outcome, outputs = "refused", self._endings.refusal(what, reject.code, str(reject))
         except Drop:
             outcome, outputs = "dropped", ()
         except asyncio.CancelledError as error:
@@ -350,7 +310,7 @@ class Runner:
         if span is not None:
             span.end(outcome, outputs=len(outputs))
         self._by_handler.inc(len(outputs))
-        self._count(item, kind, outcome)
+        self._endings.count(item, kind, outcome)
         return None
 
     # failing
@@ -375,41 +335,9 @@ class Runner:
             return delay
         reason = "time_limit" if isinstance(error, TimeUp) else "failed"
         _log.error("the handler failed for good", exc_info=error, extra=journal.ids(what))
-        self._bury(item, reason, error, what if isinstance(what, Send | Request) else None)
-        self._count(item, _kind(what), "dead")
+        self._endings.bury(item, reason, error, what if isinstance(what, Send | Request) else None)
+        self._endings.count(item, _kind(what), "dead")
         return None
-
-    def _bury(
-        self, item: Item, reason: str, error: BaseException, sender: Send | Request | None = None
-    ) -> None:
-        """Put a record into the dead letters, and tell its sender."""
-        record = item.record
-        detail = f"{type(error).__name__}: {error}"[:_ERROR]
-        headers = (
-            *dead_headers(reason, detail, "inbound", record.partition, record.offset),
-            ("ts", b"%d" % record.ts),
-        )
-        try:
-            letter = self._outbox.put_dead(record.partition, record.key, record.value, headers)
-        except Reject:
-            _log.error("a dead letter without its value, which is too large: %r", headers)
-            letter = self._outbox.put_dead(record.partition, record.key, None, headers)
-        if sender is None:
-            item.outputs = (letter,)
-        else:
-            item.outputs = (
-                letter,
-                *self._refuse(sender, "failed", "the handler failed; the message is kept"),
-            )
-        self._metrics.logic_dead_letters.labels(reason).inc()
-
-    def _count(self, item: Item, kind: str, outcome: str) -> None:
-        if self._journal:
-            journal.finished(item, kind, outcome)
-        counter = self._handled.get((kind, outcome))
-        if counter is None:
-            counter = self._handled[kind, outcome] = self._metrics.logic_handled.labels(kind, outcome)
-        counter.inc()
 
 
 def _kind(what: Inbound) -> str:

@@ -240,7 +240,7 @@ MUTATIONS: Final = (
         11,
         "logic passes over what is no record",
         "services.logic.runner:Runner.take",
-        'self._bury(item, "undecodable", error)',
+        'self._endings.bury(item, "undecodable", error)',
         "item.outputs = ()",
     ),
     Mutation(
@@ -253,7 +253,7 @@ MUTATIONS: Final = (
     Mutation(
         11,
         "logic refuses what a user may not, and does not say so",
-        "services.logic.runner:Runner._pass",
+        "services.logic.endings:Endings.pass_on",
         "item.outputs = self._refuse(what, code, REASONS.get(code, code), span)",
         "item.outputs = ()",
     ),
@@ -261,7 +261,7 @@ MUTATIONS: Final = (
         11,
         "a message whose handler fails for good is forgotten",
         "services.logic.runner:Runner._failed",
-        "self._bury(item, reason, error, what if isinstance(what, Send | Request) else None)",
+        "self._endings.bury(item, reason, error, what if isinstance(what, Send | Request) else None)",
         "item.outputs = ()",
     ),
     Mutation(
