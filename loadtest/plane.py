@@ -13,13 +13,13 @@ import argparse
 import asyncio
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import aiohttp
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.process import free_port
+from loadtest import floors
+from loadtest.floors import Floor
 from loadtest.native import Program, cpu_seconds, resident
 from loadtest.page import publish, table
 from loadtest.target import SETTINGS, Target
@@ -95,18 +95,7 @@ class Plane:
 
     def accept_floor(self) -> float:
         """Return µs of a C program that accepts, answers the upgrade and sends one frame."""
-        port = free_port()
-        floor = Program("floor", port, "send")
-        none = self.folder / "none"
-        none.write_text("none\n" * self.connections)
-        time.sleep(0.2)  # until it listens
-        crowd = Program("crowd", port, none, "-", self.source(), self.window)
-        before = cpu_seconds(floor.pid)
-        crowd.say(f"open {self.connections}")
-        spent = cpu_seconds(floor.pid) - before
-        crowd.close()
-        floor.close()
-        return spent / self.connections * 1e6
+        return floors.accept(self.folder, self.connections, self.source(), self.window)
 
     async def fan_out(self, size: int, run: int) -> dict[str, float]:
         """Fan out to a room, and from the floor to as many; return CPU-s for a million deliveries.
@@ -114,7 +103,7 @@ class Plane:
         They take turns: what else the machine does, it does to all of them.
         """
         ours = Room(self, size, run)
-        floors = [Floor(self, size, mode) for mode in FLOOR_NAMES]
+        beside = [Floor(self.folder, size, mode, self.source()) for mode in FLOOR_NAMES]
         await asyncio.to_thread(self.target.settle)
         cost: dict[str, list[float]] = {name: [] for name in ("x1", "x16", *FLOOR_NAMES)}
         rounds = max(1, DELIVERIES // size // TURNS)
@@ -122,14 +111,14 @@ class Plane:
             await ours.publish(http, together=16, rounds=1)
             await ours.publish(http, together=1, rounds=3)
             for turn in range(TURNS + 1):
-                costs = {floor.mode: floor.send(ours.frame, rounds) for floor in floors}
+                costs = {floor.mode: floor.send(ours.frame, rounds) for floor in beside}
                 costs["x1"] = await ours.publish(http, together=1, rounds=rounds)
                 costs["x16"] = await ours.publish(http, together=16, rounds=max(1, rounds // 4))
                 if turn:  # the first turn warms up
                     for name, value in costs.items():
                         cost[name].append(value * 1e6)
         ours.close()
-        for floor in floors:
+        for floor in beside:
             floor.close()
         await asyncio.to_thread(self.target.settle)
         result = {f"floor {mode} {size}": statistics.median(cost[mode]) for mode in FLOOR_NAMES}
@@ -177,38 +166,6 @@ class Room:
             raise RuntimeError(f"{wanted} deliveries expected, counted {counted}")
         self.frame = round(counted["bytes"] / wanted)
         return spent / wanted
-
-
-class Floor:
-    """A C program with a crowd of its own."""
-
-    def __init__(self, plane: Plane, size: int, mode: str) -> None:
-        self.mode = mode
-        self._size = size
-        port = free_port()
-        self._floor = Program("floor", port, mode)
-        none = plane.folder / "none"
-        none.write_text("none\n" * size)
-        time.sleep(0.2)  # until it listens
-        self._crowd = Program("crowd", port, none, "room:x", plane.source())
-        self._crowd.say(f"open {size}")
-
-    def send(self, frame: int, rounds: int) -> float:
-        """Send a frame of so many bytes to all, `rounds` times; return CPU seconds for a delivery."""
-        self._crowd.say("reset")
-        before = cpu_seconds(self._floor.pid)
-        for done in range(rounds):
-            self._floor.say(f"fan {frame} 1")
-            self._crowd.say(f"wait {(done + 1) * self._size} 20")
-        spent = cpu_seconds(self._floor.pid) - before
-        if self._crowd.say("count")["messages"] != rounds * self._size:
-            raise RuntimeError("the floor lost frames")
-        return spent / (rounds * self._size)
-
-    def close(self) -> None:
-        """End both."""
-        self._crowd.close()
-        self._floor.close()
 
 
 async def measure(plane: Plane, runs: int, sizes: list[int]) -> dict[str, list[float]]:
