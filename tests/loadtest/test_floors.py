@@ -185,8 +185,20 @@ def test_a_name_too_long_is_refused(loop):
     assert program.say("count")["users"] == 1
 
 
+def test_publishes_go_to_all_in_turn(loop):
+    """One message each, and the next command goes on where the one before it ended."""
+    program, port = loop
+    clients = [Client(port, name) for name in ("alice", "bob", "carol")]
+    program.say("publish 2 10")
+    program.say("publish 4 10")
+    for client in clients:
+        assert [re.findall('"seq":(.)', client.read()) for _ in range(2)] == [["1"], ["2"]]
+        client.close()
+    assert program.say("count")["messages"] == 6
+
+
 async def test_a_publish_is_as_large_as_ours(tmp_path):
-    """The next users in turn get one each, of the size that ours has."""
+    """A message by nobody, under no cause."""
     relay = Relay(tmp_path, 20, 0.1, "run")
     try:
         await relay.open()
