@@ -3,7 +3,8 @@
     python -m loadtest.bench [--runs 3] [--seconds 10] [--write]
 
 One process of each service on real servers, which share the machine with the load. CPU is utime + stime;
-Redis and Kafka are shown beside ours. `--write` puts the table into `docs/performance.md`.
+Redis and Kafka are shown beside ours. Just before each the C floor (`loadtest/floors.py`) has the same load.
+`--write` puts the table into `docs/performance.md`.
 """
 
 from __future__ import annotations
@@ -11,24 +12,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import math
 import statistics
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from deploy.local.cluster import LocalCluster
-from loadtest.backend import Backend
-from loadtest.generators import Generators, Members
+from loadtest import centrifugo
+from loadtest.floors import Relay
 from loadtest.page import heading, publish
-from loadtest.scenario import Crowd
+from loadtest.paths import Paths
 from loadtest.target import SETTINGS, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from loadtest.centrifugo import Centrifugo
 
 OURS = ("access", "logic", "dispatch")
-BYTES = 128
 
 
 class Way(NamedTuple):
@@ -64,104 +64,80 @@ WAYS: Final = (
 RATE: Final = {"access.rate": 1000}
 """2,000 on their way of 200 connections: each sends more than the 100 frames a second of the default."""
 
-COLUMNS = ("ours", *OURS, "redis", "kafka", "load", "rate", "p50", "p99")
+PEER: Final = "peer "
+"""Before the names of what is measured of a peer."""
+
+COLUMNS = ("ours", *OURS, "floor", "redis", "kafka", "load", "rate", "p50", "p99")
 
 
-class Paths:
-    """A crowd of pairs, and what their messages cost."""
-
-    def __init__(self, folder: Path, target: Target, users: int, seconds: float, run: str) -> None:
-        members = Members(Crowd("pairs", users, "peer"), run)
-        self._target = target
-        self._seconds = seconds
-        self._users = [members.user(number) for number in range(users)]
-        self._generators = Generators(folder, target, [members])
-        self.close = self._generators.close
-
-    async def open(self) -> None:
-        """Connect the crowd."""
-        opened = await self._generators.open()
-        if opened["failed"]:
-            raise RuntimeError(f"{opened['failed']:.0f} connections failed")
-
-    async def measure(self, load: str) -> dict[str, float]:
-        """Run a load; return µs of each process for a message, and the percentiles of its time in ms."""
-        kind, _, number = load.partition(" ")
-        generators = self._generators
-        if kind == "publish":
-            async with Backend(self._target) as backend:
-                return await self._spent(lambda: self._published(backend, float(number) or math.inf))
-        command = f"flight {number} {BYTES}" if kind == "flight" else f"load {number} {BYTES}"
-        await generators.each(command)
-        await generators.count("run 2")  # until it flows
-        result = await self._spent(lambda: generators.count(f"run {self._seconds}"))
-        await generators.each("load 0 0")  # ends `flight`, too
-        await self._rest()
-        return result
-
-    async def _published(self, backend: Backend, rate: float) -> None:
-        sending = asyncio.create_task(
-            backend.publish(self._users, rate=rate, seconds=self._seconds, batch=50, size=BYTES)
-        )
-        while not sending.done():
-            await self._generators.count("run 0.5")
-        await sending
-        await self._rest()
-
-    async def _rest(self) -> None:
-        """Wait until nothing comes any more: what is on its way is not the next path's."""
-        before = -1.0
-        while before < (before := (await self._generators.count("run 1"))["messages"]):
-            pass
-
-    async def _spent(self, work: Callable[[], Awaitable[object]]) -> dict[str, float]:
-        generators = self._generators
-        await generators.each("reset")
-        before = self._target.cpu() | {"load": generators.cpu()}
-        await work()
-        after = self._target.cpu() | {"load": generators.cpu()}
-        counts = await generators.count()
-        wrong = [what for what in ("gaps", "doubles", "errors", "failed") if counts[what]]
-        if wrong:
-            raise RuntimeError(f"{', '.join(wrong)}: {counts}")
-        times = generators.times("message").summary()
-        result = {role: (after[role] - before[role]) / counts["messages"] * 1e6 for role in after}
-        return result | {"p50": times["p50"], "p99": times["p99"], "rate": counts["messages"] / self._seconds}
-
-
-async def measure(folder: Path, target: Target, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Measure all ways, `runs` times."""
+async def measure(
+    folder: Path, target: Target, options: argparse.Namespace, peer: Centrifugo | None = None
+) -> dict[str, list[float]]:
+    """Measure all ways, `runs` times; each beside the C floor, and a peer where there is one."""
     rows: dict[str, list[float]] = {}
+
+    def note(way: Way, took: dict[str, float], prefix: str = "") -> None:
+        print(way.name, prefix, {what: round(value, 1) for what, value in took.items()}, flush=True)
+        for what, value in took.items():
+            rows.setdefault(f"{way.name}/{prefix}{what}", []).append(value)
+
     crowds = dict.fromkeys(way.connections for way in WAYS)
     for run, connections in itertools.product(range(options.runs), crowds):
-        paths = Paths(folder, target, connections, options.seconds, f"bench{run}-{connections}-")
-        try:
-            await paths.open()
+        name = f"bench{run}-{connections}-"
+        with ExitStack() as stack:
+            paths = stack.enter_context(closing(Paths(folder, target, connections, options.seconds, name)))
+            floor = stack.enter_context(closing(Relay(folder / "floor", connections, options.seconds, name)))
+            peers = []
+            if peer is not None:
+                theirs = Paths(folder / "peer", peer.target, connections, options.seconds, name)
+                peers.append(stack.enter_context(closing(theirs)))
+            for each in (paths, floor, *peers):
+                await each.open()
             for way in WAYS:
                 if way.connections != connections:
                     continue
                 await asyncio.to_thread(target.settle, 10.0)
-                took = await paths.measure(way.load)
-                took["ours"] = sum(took[role] for role in OURS)
-                print(way.name, {what: round(value, 1) for what, value in took.items()}, flush=True)
-                for what in COLUMNS:
-                    rows.setdefault(f"{way.name}/{what}", []).append(took[what])
-        finally:
-            paths.close()
+                took = {"floor": (await floor.measure(way.load))["floor"]} | await paths.measure(way.load)
+                note(way, took | {"ours": sum(took[role] for role in OURS)})
+                for each in peers:
+                    note(way, await each.measure(way.load), PEER)
     return rows
+
+
+def beside(rows: dict[str, list[float]], peer: str, command: str) -> str:
+    """Return the table of ours beside a peer's: a path a line."""
+    columns = (
+        f"| Path | Connections | Ours | {peer} | our Redis, Kafka | its Redis | our p50, p99 | its p50, p99 "
+        "| ours a second | its |"
+    )
+    what = f"`{command}`: medians. µs of CPU for a message; p50 and p99 in ms.\n"
+    lines = [what, columns, "|---" * 10 + "|"]
+    for way in WAYS:
+
+        def of(*names: str, form: str = ".0f", way: Way = way) -> str:
+            return ", ".join(f"{statistics.median(rows[f'{way.name}/{name}']):{form}}" for name in names)
+
+        lines.append(
+            f"| {way.title} | {way.connections:,} | {of('ours')} | {of(PEER + 'centrifugo')} "
+            f"| {of('redis', 'kafka')} | {of(PEER + 'redis')} "
+            f"| {of('p50', 'p99', form='.1f')} | {of(PEER + 'p50', PEER + 'p99', form='.1f')} "
+            f"| {of('rate', form=',.0f')} | {of(PEER + 'rate', form=',.0f')} |"
+        )
+    return "\n".join(lines)
 
 
 def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
     """Return the table: a path a line."""
     columns = (
-        "| Path | Connections | µs, ours | Bound | access, logic, dispatch | Redis | Kafka | Load | a second "
-        "| p50, p99 |"
+        "| Path | Connections | µs, ours | Bound | C floor | ratio | access, logic, dispatch | Redis | Kafka "
+        "| Load | a second | p50, p99 |"
     )
-    lines = [heading(command, runs), columns, "|---" * 10 + "|"]
+    lines = [heading(command, runs), columns, "|---" * 12 + "|"]
     for way in WAYS:
         values = {what: rows[f"{way.name}/{what}"] for what in COLUMNS}
         median = {what: statistics.median(each) for what, each in values.items()}
         ours = values["ours"]
+        ratio = statistics.median(mine / floor for mine, floor in zip(ours, values["floor"], strict=True))
         verdict, reached = f"≤ {way.bound:g}", median["ours"] <= way.bound
         if way is TIMED:
             verdict, reached = "p50 ≤ 8, p99 ≤ 30 ms", median["p50"] <= 8 and median["p99"] <= 30
@@ -170,7 +146,7 @@ def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
             f"| {way.title} | {way.connections:,} "
             f"| {median['ours']:.0f} ({min(ours):.0f} to {max(ours):.0f}) "
             f"| {f'{verdict}: ' + ('reached' if reached else '**not reached**') if bounded else ''} "
-            f"| {', '.join(f'{median[role]:.0f}' for role in OURS)} "
+            f"| {median['floor']:.1f} | {ratio:.1f} | {', '.join(f'{median[role]:.0f}' for role in OURS)} "
             f"| {median['redis']:.0f} | {median['kafka']:.0f} | {median['load']:.0f} "
             f"| {median['rate']:,.0f} | {median['p50']:.1f}, {median['p99']:.1f} |"
         )
@@ -188,12 +164,17 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with LocalCluster(
-            folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS | RATE
-        ) as cluster:
-            rows = asyncio.run(measure(folder, Target.of_cluster(cluster.dir), options))
-    text = table(rows, f"make bench RUNS={options.runs}", options.runs)
-    publish("paths", text, write=options.write)
+        with (
+            LocalCluster(
+                folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS | RATE
+            ) as cluster,
+            centrifugo.started(folder / "centrifugo") as peer,
+        ):
+            rows = asyncio.run(measure(folder, Target.of_cluster(cluster.dir), options, peer))
+    command = f"make bench RUNS={options.runs}"
+    publish("paths", table(rows, command, options.runs), write=options.write)
+    if peer is not None:
+        publish("paths-peer", beside(rows, peer.name, command), write=options.write)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from typing import Final
 import aiohttp
 
 from deploy.local.cluster import LocalCluster
+from loadtest.floors import Floor
 from loadtest.native import Program, cpu_seconds, resident
-from loadtest.plane import Floor, Plane, Room
+from loadtest.plane import Plane, Room
 from loadtest.target import SETTINGS
 
 SIZE: Final = 1000
@@ -63,7 +64,7 @@ def accepts(plane: Plane) -> dict[str, float]:
 
 async def fan_out(plane: Plane) -> dict[str, float]:
     """Return the ratios of a fan-out to the floor's."""
-    room, floor = Room(plane, SIZE, 0), Floor(plane, SIZE, "send")
+    room, floor = Room(plane, SIZE, 0), Floor(plane.folder, SIZE, "send", plane.source())
     costs: dict[str, list[float]] = {"floor": [], "x1": [], "x16": []}
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {plane.target.key}"}) as http:
         for _ in range(TURNS):

@@ -14,15 +14,14 @@ import asyncio
 import itertools
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from deploy.local.cluster import LocalCluster
-from deploy.local.process import free_port
-from loadtest import centrifugo
+from loadtest import centrifugo, floors
+from loadtest.floors import Floor
 from loadtest.native import Program, cpu_seconds, resident
 from loadtest.page import compared, publish, table
 from loadtest.target import SETTINGS, Target
@@ -112,18 +111,7 @@ class Plane:
 
     def accept_floor(self) -> float:
         """Return µs of a C program that accepts, answers the upgrade and sends one frame."""
-        port = free_port()
-        floor = Program("floor", port, "send")
-        none = self.folder / "none"
-        none.write_text("none\n" * self.connections)
-        time.sleep(0.2)  # until it listens
-        crowd = Program("crowd", port, none, "-", self.source(), self.window)
-        before = cpu_seconds(floor.pid)
-        crowd.say(f"open {self.connections}")
-        spent = cpu_seconds(floor.pid) - before
-        crowd.close()
-        floor.close()
-        return spent / self.connections * 1e6
+        return floors.accept(self.folder, self.connections, self.source(), self.window)
 
     async def fan_out(self, size: int, run: int, peers: Sequence[Plane] = ()) -> dict[str, float]:
         """Fan out to a room, and from the floor to as many; return CPU-s for a million deliveries.
@@ -131,7 +119,7 @@ class Plane:
         They take turns, and so do peers with rooms of theirs: what else the machine does, it does to all.
         """
         rooms = {plane.prefix: Room(plane, size, run) for plane in (self, *peers)}
-        floors = [Floor(self, size, mode) for mode in FLOOR_NAMES]
+        beside = [Floor(self.folder, size, mode, self.source()) for mode in FLOOR_NAMES]
         await asyncio.to_thread(self.target.settle)
         cost: dict[str, list[float]] = {mode: [] for mode in FLOOR_NAMES}
         rounds = max(1, DELIVERIES // size // TURNS)
@@ -140,7 +128,7 @@ class Plane:
                 await room.publish(http, together=16, rounds=1)
                 await room.publish(http, together=1, rounds=3)
             for turn in range(TURNS + 1):
-                costs = {floor.mode: floor.send(rooms[""].frame, rounds) for floor in floors}
+                costs = {floor.mode: floor.send(rooms[""].frame, rounds) for floor in beside}
                 for prefix, room in rooms.items():
                     costs[prefix + "x1"] = await room.publish(http, together=1, rounds=rounds)
                     costs[prefix + "x16"] = await room.publish(http, together=16, rounds=max(1, rounds // 4))
@@ -149,7 +137,7 @@ class Plane:
                         cost.setdefault(name, []).append(value * 1e6)
         for room in rooms.values():
             room.close()
-        for floor in floors:
+        for floor in beside:
             floor.close()
         await asyncio.to_thread(self.target.settle)
         result = {f"floor {mode} {size}": statistics.median(cost[mode]) for mode in FLOOR_NAMES}
@@ -223,38 +211,6 @@ class Room:
             raise RuntimeError(f"{wanted} deliveries expected, counted {counted}")
         self.frame = round(counted["bytes"] / wanted)
         return spent / wanted
-
-
-class Floor:
-    """A C program with a crowd of its own."""
-
-    def __init__(self, plane: Plane, size: int, mode: str) -> None:
-        self.mode = mode
-        self._size = size
-        port = free_port()
-        self._floor = Program("floor", port, mode)
-        none = plane.folder / "none"
-        none.write_text("none\n" * size)
-        time.sleep(0.2)  # until it listens
-        self._crowd = Program("crowd", port, none, "room:x", plane.source())
-        self._crowd.say(f"open {size}")
-
-    def send(self, frame: int, rounds: int) -> float:
-        """Send a frame of so many bytes to all, `rounds` times; return CPU seconds for a delivery."""
-        self._crowd.say("reset")
-        before = cpu_seconds(self._floor.pid)
-        for done in range(rounds):
-            self._floor.say(f"fan {frame} 1")
-            self._crowd.say(f"wait {(done + 1) * self._size} 20")
-        spent = cpu_seconds(self._floor.pid) - before
-        if self._crowd.say("count")["messages"] != rounds * self._size:
-            raise RuntimeError("the floor lost frames")
-        return spent / (rounds * self._size)
-
-    def close(self) -> None:
-        """End both."""
-        self._crowd.close()
-        self._floor.close()
 
 
 async def measure(
@@ -337,11 +293,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
+        with (
+            LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster,
+            centrifugo.started(folder / "centrifugo") as server,
+        ):
             plane = Plane(folder, cluster, options.connections)
-            with centrifugo.started(folder / "centrifugo") as server:
-                peers = [PeerPlane(folder, server, options.connections)] if server else []
-                rows = asyncio.run(measure(plane, options.runs, options.sizes, peers))
+            peers = [PeerPlane(folder, server, options.connections)] if server else []
+            rows = asyncio.run(measure(plane, options.runs, options.sizes, peers))
     command = f"make bench-plane RUNS={options.runs}"
     words = {
         name: BOUNDS.get(name) or (title(name), 0.0) for name in rows if not name.startswith(PeerPlane.prefix)

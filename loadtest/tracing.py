@@ -19,8 +19,9 @@ from typing import Final
 
 from deploy.local.cluster import LocalCluster
 from deploy.local.service import ROOT
-from loadtest.bench import OURS, Paths
+from loadtest.bench import OURS
 from loadtest.page import heading
+from loadtest.paths import Paths
 from loadtest.target import SETTINGS, Target
 
 PATH: Final = "flight 400"
