@@ -103,6 +103,7 @@ bench-plane: $(STAMP) ## what a connection and a delivery cost, beside the C flo
 
 bench: bench-plane ## that, and what a message costs on every path (CENTRIFUGO=/path: beside it), into docs/performance.md
 	$(PY) -m loadtest.bench --runs $(or $(RUNS),3) --write
+	$(PY) -m loadtest.lost --runs $(or $(RUNS),3) --write
 
 bench-check: $(STAMP) ## the benchmark in short: fails when a ratio to the C floor has become worse
 	$(PY) -m loadtest.check

@@ -50,7 +50,7 @@ class Paths:
         await generators.count("run 2")  # until it flows
         result = await self._spent(lambda: generators.count(f"run {self.seconds}"))
         await generators.each("load 0 0")  # ends `flight`, too
-        await self._rest()
+        await self.rest()
         return result
 
     async def publish(self, rate: float) -> None:
@@ -60,9 +60,9 @@ class Paths:
 
     async def _published(self, rate: float) -> None:
         await self.publish(rate)  # the crowd serves itself between commands
-        await self._rest()
+        await self.rest()
 
-    async def _rest(self) -> None:
+    async def rest(self) -> None:
         """Wait until nothing comes any more: what is on its way is not the next path's."""
         before = -1.0
         while before < (before := (await self.generators.count("run 1"))["messages"]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.local.cluster import LocalCluster
-from loadtest import check, report, scenario
+from loadtest import check, lost, report, scenario
 from loadtest.run import Run
 from loadtest.target import Target
 from tests.unavailable import available
@@ -81,3 +81,11 @@ def test_no_ratio_to_the_floor_has_become_worse(tmp_path: Path) -> None:
     if not check.worse(check.measure(tmp_path / "1")):
         return
     assert check.worse(check.measure(tmp_path / "2")) == []
+
+
+async def test_nothing_acked_is_lost_with_redis(cluster: LocalCluster, tmp_path: Path) -> None:
+    """inv 1, 4: killed and empty again, and each message comes once; a batch is one call before that."""
+    took = await lost.measure(cluster, tmp_path / "lost", "lost", rate=200, seconds=1.0)
+    assert took["acked"] > 300
+    assert took["lost"] == took["wrong"] == 0
+    assert took["calls"] == pytest.approx(1, abs=0.2)
