@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import statistics
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -129,15 +130,16 @@ def fit(points: Mapping[int, float], *, grows: bool) -> Line:
     fixed, each = 0.0, statistics.median(points.values())
     if grows:
         # Least squares of (fixed/x + each)/y - 1: its normal equations, with u = 1/(x·y) and v = 1/y.
-        rows = [(1 / x / y, 1 / y) for x, y in points.items()]
+        # In fractions: points that are close to each other leave nothing of a difference of floats.
+        rows = [(1 / (x * Fraction(y)), 1 / Fraction(y)) for x, y in points.items()]
         uu, uv, vv = sum(u * u for u, _ in rows), sum(u * v for u, v in rows), sum(v * v for _, v in rows)
         u, v = sum(u for u, _ in rows), sum(v for _, v in rows)
         bottom = uu * vv - uv * uv
-        fixed, each = (u * vv - v * uv) / bottom, (uu * v - uv * u) / bottom
+        fixed, each = float((u * vv - v * uv) / bottom), float((uu * v - uv * u) / bottom)
         if fixed < 0:  # it gets dearer with size: no straight line does, and what is off says so
-            fixed, each = 0.0, v / vv
+            fixed, each = 0.0, float(v / vv)
         elif each < 0:
-            fixed, each = u / uu, 0.0
+            fixed, each = float(u / uu), 0.0
     off = max(abs((fixed / x + each) / y - 1) for x, y in points.items())
     return Line(fixed, each, off)
 

@@ -4,7 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest import straight
@@ -23,6 +23,7 @@ def test_a_line_is_found(fixed, each, points):
     assert all(line.at(x) == pytest.approx(y, rel=1e-3) for x, y in found.items())
 
 
+@example({269: 0.01, 315: 78816.0}, True)
 @given(st.dictionaries(st.integers(1, 10**6), COSTS, min_size=2), st.booleans())
 def test_no_line_promises_less_than_nothing(found, grows):
     """Whatever was measured, a line costs nothing below zero, and says how far it is off."""
