@@ -152,8 +152,7 @@ static place *place_of(connection *c, const char *name, size_t size) {
     return NULL;
 }
 
-static int put_place(connection *c, const char *name, const char *epoch, long seq) {  // names end with a quote
-    size_t size = strcspn(name, "\"");
+static int put_place(connection *c, const char *name, size_t size, const char *epoch, long seq) {
     place *p = place_of(c, name, size);
     if (!p) {
         if (c->place_count == 255) return 0;
@@ -172,7 +171,7 @@ static char *placed(connection *c, char *name) {
     char *end = strchr(name, '"');
     char *epoch = end ? strstr(end, "\"epoch\":\"") : NULL;
     char *seq = epoch ? strstr(epoch, "\"seq\":") : NULL;
-    return seq && put_place(c, name, epoch + 9, atol(seq + 6)) ? seq : NULL;
+    return seq && put_place(c, name, end - name, epoch + 9, atol(seq + 6)) ? seq : NULL;
 }
 
 static void on_connected(connection *c, char *text) {
@@ -233,9 +232,12 @@ static void failed_with(connection *c, const char *text) {
     else if (errors++ < 5) fprintf(stderr, "connection %ld: %s\n", (long)(c - crowd), text);
 }
 
+static void put_position(connection *c, const char *name, size_t size, const char *reply) {
+    char *epoch = strstr(reply, "\"epoch\":\""), *offset = strstr(reply, "\"offset\":");  // left out where it is 0
+    put_place(c, name, size, epoch ? epoch + 9 : "", offset ? atol(offset + 9) : 0);
+}
+
 static void on_reply(connection *c, char *text, size_t size) {  // Centrifugo's, or one of its pushes
-    char *epoch = strstr(text, "\"epoch\":\""), *subs = strstr(text, "\"subs\":{\"");
-    char *offset = epoch ? strstr(epoch, "\"offset\":") : NULL;  // left out where it is 0
     if (!strncmp(text, "{\"push\":{\"channel\"", 18)) {
         on_message(c, text, size);
     } else if (size == 2) {
@@ -244,12 +246,12 @@ static void on_reply(connection *c, char *text, size_t size) {  // Centrifugo's,
     } else if (strstr(text, "\"error\":{")) {
         failed_with(c, text);
     } else if (c->state == AUTHENTICATING) {
-        if (subs && epoch) put_place(c, subs + 9, epoch + 9, offset ? atol(offset + 9) : 0);
+        char *subs = strstr(text, "\"subs\":{\"");
+        if (subs) put_position(c, subs + 9, strcspn(subs + 9, "\""), subs);
         subscribe(c);
     } else if (c->state == SUBSCRIBING) {
-        char name[LARGEST];
-        snprintf(name, sizeof name, "%s\"", clients[c - crowd].channel);
-        put_place(c, name, epoch ? epoch + 9 : "\"", offset ? atol(offset + 9) : 0);
+        const char *channel = clients[c - crowd].channel;
+        put_position(c, channel, strlen(channel), text);
         opened(c);
     } else if (!strncmp(text, "{\"id\":", 6)) {
         long since = now();
