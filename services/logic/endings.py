@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Endings:
-    """Puts out what a record comes to where no handler says so. All raise Withheld after an output failed."""
+    """Puts out what a record comes to where no handler says so. To put out raises Withheld, see there."""
 
     def __init__(
         self, outbox: Outbox, clock: Clock, settings: Settings, metrics: Metrics, tracing: Tracing | None
