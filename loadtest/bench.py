@@ -9,7 +9,6 @@ Redis and Kafka are shown beside ours. Just before each the C floor (`loadtest/f
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import statistics
@@ -21,11 +20,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from deploy.local.cluster import LocalCluster
 from loadtest import centrifugo
 from loadtest.floors import Relay
-from loadtest.page import heading, publish
+from loadtest.page import heading, parser, publish
 from loadtest.paths import Paths
 from loadtest.target import SETTINGS, Target
 
 if TYPE_CHECKING:
+    import argparse
+
     from loadtest.centrifugo import Centrifugo
 
 OURS = ("access", "logic", "dispatch")
@@ -112,17 +113,18 @@ def beside(rows: dict[str, list[float]], peer: str, command: str) -> str:
     )
     what = f"`{command}`: medians. µs of CPU for a message; p50 and p99 in ms.\n"
     lines = [what, columns, "|---" * 10 + "|"]
-    for way in WAYS:
 
-        def of(*names: str, form: str = ".0f", way: Way = way) -> str:
-            return ", ".join(f"{statistics.median(rows[f'{way.name}/{name}']):{form}}" for name in names)
+    def of(way: Way, form: str, *names: str) -> str:
+        return ", ".join(f"{statistics.median(rows[f'{way.name}/{name}']):{form}}" for name in names)
 
-        lines.append(
-            f"| {way.title} | {way.connections:,} | {of('ours')} | {of(PEER + 'centrifugo')} "
-            f"| {of('redis', 'kafka')} | {of(PEER + 'redis')} "
-            f"| {of('p50', 'p99', form='.1f')} | {of(PEER + 'p50', PEER + 'p99', form='.1f')} "
-            f"| {of('rate', form=',.0f')} | {of(PEER + 'rate', form=',.0f')} |"
-        )
+    lines += [
+        f"| {way.title} | {way.connections:,} "
+        f"| {of(way, '.0f', 'ours')} | {of(way, '.0f', PEER + 'centrifugo')} "
+        f"| {of(way, '.0f', 'redis', 'kafka')} | {of(way, '.0f', PEER + 'redis')} "
+        f"| {of(way, '.1f', 'p50', 'p99')} | {of(way, '.1f', PEER + 'p50', PEER + 'p99')} "
+        f"| {of(way, ',.0f', 'rate')} | {of(way, ',.0f', PEER + 'rate')} |"
+        for way in WAYS
+    ]
     return "\n".join(lines)
 
 
@@ -155,13 +157,9 @@ def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
 
 def main() -> None:
     """Measure, print, and write the page if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default 10)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default 10)")
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (

@@ -13,15 +13,12 @@ import json
 import os
 import socket
 import subprocess
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-import jwt
+from typing import TYPE_CHECKING, Any
 
 from deploy.local.process import Running, free_port
 from deploy.local.redis import start_redis
-from loadtest.target import TOKEN_SECONDS, Target
+from loadtest.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,11 +35,9 @@ class Peer(Target):
 
     dialect: str = "centrifugo"
 
-    def token(self, user: str) -> str:
-        """See `Target`. It names the user's inbox, to which the server subscribes who connects."""
-        now = int(time.time())
-        claims = {"sub": user, "iat": now, "exp": now + TOKEN_SECONDS, "channels": [f"user:{user}"]}
-        return jwt.encode(claims, self.secret, "HS256")
+    def claims(self, user: str) -> dict[str, Any]:
+        """See `Target`: the user's inbox, to which the server subscribes who connects."""
+        return {"channels": [f"user:{user}"]}
 
     def headers(self) -> dict[str, str]:
         """See `Target`."""
@@ -59,39 +54,16 @@ class Peer(Target):
 
 
 class Centrifugo:
-    """Starts both servers in a folder; a context manager."""
+    """Both servers, while they run."""
 
-    def __init__(self, folder: Path, program: str) -> None:
-        folder.mkdir()
-        self._redis = start_redis(folder)
-        port = free_port()
-        config = folder / "centrifugo.json"
-        config.write_text(json.dumps(configuration(port, self._redis.address)))
-        self._server = Running(
-            "centrifugo",
-            f"127.0.0.1:{port}",
-            lambda: _listens(port),
-            command=[program, "--config", str(config)],
-            directory=folder,
-        )
-        self.name = f"Centrifugo {version(program)}"
-
-    def __enter__(self) -> Self:
-        self.restart()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop()
-        self._redis.stop()
+    def __init__(self, name: str, server: Running, redis: Running) -> None:
+        self.name = name
+        self._server = server
+        self._redis = redis
 
     def restart(self) -> None:
-        """Start the server anew, or for the first time. Raises Unavailable."""
+        """Start the server anew. Raises Unavailable."""
         self._server.restart()
-
-    @property
-    def pid(self) -> int:
-        """The server's process."""
-        return self._server.pid
 
     @property
     def target(self) -> Peer:
@@ -101,7 +73,7 @@ class Centrifugo:
             apis=[f"http://{self._server.address}"],
             key=KEY,
             secret=SECRET,
-            pids={"centrifugo": self.pid, "redis": self._redis.pid},
+            pids={"centrifugo": self._server.pid, "redis": self._redis.pid},
             roles={"centrifugo": "centrifugo", "redis": "redis"},
         )
 
@@ -137,8 +109,18 @@ def started(folder: Path) -> Iterator[Centrifugo | None]:
         return
     if not Path(program).is_file():
         raise FileNotFoundError(f"{SETTING} is {program}, and there is no such file")
-    with Centrifugo(folder, program) as server:
-        yield server
+    folder.mkdir()
+    port = free_port()
+    config = folder / "centrifugo.json"
+    with start_redis(folder) as redis:
+        config.write_text(json.dumps(configuration(port, redis.address)))
+        command = [program, "--config", str(config)]
+        address = f"127.0.0.1:{port}"
+        with Running(
+            "centrifugo", address, lambda: _listens(port), command=command, directory=folder
+        ) as server:
+            server.restart()
+            yield Centrifugo(f"Centrifugo {version(program)}", server, redis)
 
 
 def version(path: str) -> str:

@@ -10,7 +10,6 @@ everything that was acknowledged must come to who is connected, once and in orde
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -22,7 +21,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.cluster import LocalCluster
-from loadtest.page import heading, publish
+from loadtest.page import heading, parser, publish
 from loadtest.paths import BYTES, Paths
 from loadtest.target import SETTINGS, Target
 
@@ -117,14 +116,10 @@ def table(rows: dict[str, list[float]], command: str, runs: int) -> str:
 
 def main() -> None:
     """Measure, print, and write the page if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rate", type=float, default=1000.0, help="messages a second (default 1000)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of sending, each time (default 5)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--rate", type=float, default=1000.0, help="messages a second (default 1000)")
+    arguments.add_argument("--seconds", type=float, default=5.0, help="of sending, each time (default 5)")
+    options = arguments.parse_args()
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     Lines = Iterable[tuple[str, Sequence[str], Sequence[str]]]
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """Return what every measurement takes whose table has a place there; `about`: its docstring."""
+    found = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
+    found.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
+    return found
 
 
 def heading(command: str, runs: int) -> str:

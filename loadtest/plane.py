@@ -9,7 +9,6 @@ process alone, but where a row says otherwise; medians of several runs. `--write
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import statistics
@@ -23,7 +22,7 @@ from deploy.local.cluster import LocalCluster
 from loadtest import centrifugo, floors
 from loadtest.floors import Floor
 from loadtest.native import Program, cpu_seconds, resident
-from loadtest.page import compared, publish, table
+from loadtest.page import compared, parser, publish, table
 from loadtest.target import SETTINGS, Target
 
 if TYPE_CHECKING:
@@ -41,34 +40,44 @@ TURNS = 9
 WINDOW = 256
 """Connections on their way in at a time: a storm, of which the process takes what it can."""
 
-PEER_SOURCE = 120
-"""The first of the addresses that a peer's crowds leave from; those of ours are below."""
-
 FLOOR_NAMES = {"send": "C loop of send()", "uring": "io_uring"}
 
 
-class Plane:
-    """One local cluster, and what is measured of its access process. `prefix`: of the names of its rows."""
+class Node:
+    """A process that holds connections, and what is measured of it.
 
+    `process` is its name in a target, `prefix` begins the names of its rows, and `first` is the number of the
+    first address that its crowds leave from.
+    """
+
+    process: str
     prefix = ""
+    first = 1
 
-    def __init__(self, folder: Path, cluster: LocalCluster, connections: int) -> None:
+    def __init__(self, folder: Path, connections: int) -> None:
         self.folder = folder
         self.connections = connections
-        self.cluster = cluster
-        self.target = Target.of_cluster(cluster.dir)
-        self._source = 0
+        self.target = self.now()
         self.window = WINDOW
+        self._source = self.first - 1
+
+    def now(self) -> Target:
+        """Return the target as it runs now."""
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        """Start the process anew."""
+        raise NotImplementedError
 
     @property
     def access(self) -> int:
         """The process measured."""
-        return self.target.pids["access-0"]
+        return self.target.pids[self.process]
 
     def fresh(self) -> None:
-        """Start the access process anew: memory that a crowd has left would hide what the next one takes."""
-        self.cluster.restart("access-0")
-        self.target = Target.of_cluster(self.cluster.dir)
+        """Start the process anew: memory that a crowd has left would hide what the next one takes."""
+        self.restart()
+        self.target = self.now()
         self.target.settle()
 
     def crowd(self, count: int, channel: str, prefix: str) -> Program:
@@ -84,12 +93,8 @@ class Plane:
         self._source += 1
         return self._source
 
-    def accept(self, run: int) -> dict[str, float]:
-        """Open idle connections; return CPU of each process in µs and memory in KiB for each of them."""
-        return {"accept floor": self.accept_floor()} | self.storm(run)
-
     def storm(self, run: int) -> dict[str, float]:
-        """Return the same without the floor."""
+        """Open idle connections; return CPU of each process in µs and memory in KiB for each of them."""
         count = self.connections
         self.fresh()
         crowd = self.crowd(count, "-", f"idle{run}-")
@@ -109,16 +114,38 @@ class Plane:
         self.target.settle()
         return result
 
+
+class Plane(Node):
+    """One local cluster, and its access process."""
+
+    process = "access-0"
+
+    def __init__(self, folder: Path, cluster: LocalCluster, connections: int) -> None:
+        self.cluster = cluster
+        super().__init__(folder, connections)
+
+    def now(self) -> Target:
+        """See `Node`."""
+        return Target.of_cluster(self.cluster.dir)
+
+    def restart(self) -> None:
+        """See `Node`."""
+        self.cluster.restart(self.process)
+
+    def accept(self, run: int) -> dict[str, float]:
+        """Return what a storm of accepts costs, and the floor."""
+        return {"accept floor": self.accept_floor()} | self.storm(run)
+
     def accept_floor(self) -> float:
         """Return µs of a C program that accepts, answers the upgrade and sends one frame."""
         return floors.accept(self.folder, self.connections, self.source(), self.window)
 
-    async def fan_out(self, size: int, run: int, peers: Sequence[Plane] = ()) -> dict[str, float]:
+    async def fan_out(self, size: int, run: int, peers: Sequence[Node] = ()) -> dict[str, float]:
         """Fan out to a room, and from the floor to as many; return CPU-s for a million deliveries.
 
         They take turns, and so do peers with rooms of theirs: what else the machine does, it does to all.
         """
-        rooms = {plane.prefix: Room(plane, size, run) for plane in (self, *peers)}
+        rooms = {node.prefix: Room(node, size, run) for node in (self, *peers)}
         beside = [Floor(self.folder, size, mode, self.source()) for mode in FLOOR_NAMES]
         await asyncio.to_thread(self.target.settle)
         cost: dict[str, list[float]] = {mode: [] for mode in FLOOR_NAMES}
@@ -149,39 +176,34 @@ class Plane:
         return result
 
 
-class PeerPlane(Plane):
-    """A node of Centrifugo, and what is measured of it."""
+class PeerNode(Node):
+    """A node of Centrifugo."""
 
+    process = "centrifugo"
     prefix = "peer "
+    first = 121  # those of ours are below
 
     def __init__(self, folder: Path, server: Centrifugo, connections: int) -> None:
-        self.folder = folder
-        self.connections = connections
-        self.server = server
-        self.target = server.target
-        self.window = WINDOW
-        self._source = PEER_SOURCE
+        self._server = server
+        super().__init__(folder, connections)
 
-    @property
-    def access(self) -> int:
-        """The process measured."""
-        return self.server.pid
+    def now(self) -> Target:
+        """See `Node`."""
+        return self._server.target
 
-    def fresh(self) -> None:
-        """Start the server anew."""
-        self.server.restart()
-        self.target = self.server.target
-        self.target.settle()
+    def restart(self) -> None:
+        """See `Node`."""
+        self._server.restart()
 
 
 class Room:
     """A room with a crowd in it."""
 
-    def __init__(self, plane: Plane, size: int, run: int) -> None:
-        self._plane = plane
+    def __init__(self, node: Node, size: int, run: int) -> None:
+        self._node = node
         self._size = size
         self._channel = f"room:fan{size}-{run}"
-        self._crowd = plane.crowd(size, self._channel, f"fan{size}-{run}-")
+        self._crowd = node.crowd(size, self._channel, f"fan{size}-{run}-")
         self.frame = 0
         opened = self._crowd.say(f"open {size}")
         if opened["failed"]:
@@ -194,10 +216,10 @@ class Room:
 
     async def publish(self, http: aiohttp.ClientSession, *, together: int, rounds: int) -> float:
         """Publish `together` at a time and wait until all have them; return CPU seconds for a delivery."""
-        target = self._plane.target
+        target = self._node.target
         path, body = target.publishing([(self._channel, PAYLOAD)] * together)
         self._crowd.say("reset")
-        before = cpu_seconds(self._plane.access)
+        before = cpu_seconds(self._node.access)
         wanted = 0
         for _ in range(rounds):
             async with http.post(target.apis[0] + path, json=body, headers=target.headers()) as answer:
@@ -205,7 +227,7 @@ class Room:
             wanted += self._size * together
             # In a thread: the crowd answers when all is there, and the session must stay alive meanwhile.
             await asyncio.to_thread(self._crowd.say, f"wait {wanted} 20")
-        spent = cpu_seconds(self._plane.access) - before
+        spent = cpu_seconds(self._node.access) - before
         counted = self._crowd.say("count")
         if counted["messages"] != wanted or counted["gaps"]:
             raise RuntimeError(f"{wanted} deliveries expected, counted {counted}")
@@ -214,7 +236,7 @@ class Room:
 
 
 async def measure(
-    plane: Plane, runs: int, sizes: list[int], peers: Sequence[Plane] = ()
+    plane: Plane, runs: int, sizes: list[int], peers: Sequence[Node] = ()
 ) -> dict[str, list[float]]:
     """Take every measurement `runs` times; return the rows of the table with all their values."""
     rows: dict[str, list[float]] = {}
@@ -283,14 +305,10 @@ def title(name: str) -> str:
 
 def main() -> None:
     """Measure, print, and write the page if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--connections", type=int, default=10_000, help="idle connections (default 10000)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="rooms to fan out to")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--connections", type=int, default=10_000, help="idle connections (default 10000)")
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="rooms to fan out to")
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
@@ -298,11 +316,11 @@ def main() -> None:
             centrifugo.started(folder / "centrifugo") as server,
         ):
             plane = Plane(folder, cluster, options.connections)
-            peers = [PeerPlane(folder, server, options.connections)] if server else []
+            peers = [PeerNode(folder, server, options.connections)] if server else []
             rows = asyncio.run(measure(plane, options.runs, options.sizes, peers))
     command = f"make bench-plane RUNS={options.runs}"
     words = {
-        name: BOUNDS.get(name) or (title(name), 0.0) for name in rows if not name.startswith(PeerPlane.prefix)
+        name: BOUNDS.get(name) or (title(name), 0.0) for name in rows if not name.startswith(PeerNode.prefix)
     }
     publish("plane", table(rows, words, command, options.runs), write=options.write)
     if server:

@@ -9,7 +9,6 @@ a busy machine its time by the clock is longer. The process measured runs with a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from deploy.local.cluster import LocalCluster
-from loadtest.page import publish, table
+from loadtest.page import parser, publish, table
 from loadtest.plane import Plane, Room
 from loadtest.target import SETTINGS
 
@@ -118,8 +117,7 @@ async def once(plane: Plane, longest: Longest, size: int, run: int) -> dict[str,
     rooms: list[Room] = []
     found = {"connect": await asyncio.to_thread(longest.of, lambda: rooms.append(Room(plane, size, 2 * run)))}
     (room,) = rooms
-    headers = {"Authorization": f"Bearer {plane.target.key}"}
-    async with aiohttp.ClientSession(headers=headers) as http:
+    async with aiohttp.ClientSession() as http:
         found["one"] = await longest.during(room.publish(http, together=1, rounds=8))
         found["many"] = await longest.during(room.publish(http, together=16, rounds=3))
     found["idle"] = await asyncio.to_thread(longest.of, lambda: None, 5.0)
@@ -132,13 +130,9 @@ async def once(plane: Plane, longest: Longest, size: int, run: int) -> dict[str,
 
 def main() -> None:
     """Measure, print, and write the page if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--connections", type=int, default=10_000, help="of the room (default 10000)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of everything (default 3)")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/performance.md")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--connections", type=int, default=10_000, help="of the room (default 10000)")
+    options = arguments.parse_args()
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

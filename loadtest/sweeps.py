@@ -146,8 +146,7 @@ async def room(points: list[int], folder: Path) -> AsyncIterator[Point]:
     """Publish to a room of so many, one message at a time: CPU of access for a delivery, in µs."""
     with LocalCluster(folder / "cluster", access=1, logic=1, dispatch=1, settings=SETTINGS) as cluster:
         plane = Plane(folder, cluster, max(points))
-        headers = {"Authorization": f"Bearer {plane.target.key}"}
-        async with aiohttp.ClientSession(headers=headers) as http:
+        async with aiohttp.ClientSession() as http:
             for size in points:
                 crowd = await asyncio.to_thread(Room, plane, size, size)
                 await asyncio.to_thread(plane.target.settle)
