@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 1.0
 """Seconds between looks at the files."""
 
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2 what has forward secrecy and authenticates what it encrypts; 1.3 has nothing else."""
+
 _log = logging.getLogger(__name__)
 _all: weakref.WeakSet[Trust] = weakref.WeakSet()
 
@@ -232,8 +235,7 @@ def _revoke(context: ssl.SSLContext, file: str, setting: str) -> None:
 def _restrict(context: ssl.SSLContext, minimum: str) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if minimum == "1.3" else ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    # Of TLS 1.2 what has forward secrecy and authenticates what it encrypts; 1.3 has nothing else.
-    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    context.set_ciphers(CIPHERS)
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+import confluent_kafka
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from holdfast.bus import kafka_end, kafka_topics
-from holdfast.bus.kafka_consumer import KafkaConsumer, Moves, make, stop
+from holdfast.bus.kafka_consumer import KafkaConsumer
 from holdfast.bus.kafka_producer import KafkaProducer
-from holdfast.bus.kafka_security import why
+from holdfast.bus.kafka_security import options, why
 from holdfast.bus.port import Progress, between
 from holdfast.errors import Retry
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiokafka.admin import AIOKafkaAdminClient
 
+    from holdfast.bus.kafka_consumer import Moved
     from holdfast.bus.port import Topic
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 _HEALTH_SECONDS: Final = 0.9
 _JOIN_SECONDS: Final = 60.0  # the other members may finish what they have first
-_AWAY: Final = (KafkaError, OSError, TimeoutError)
+_AWAY: Final = (KafkaError, confluent_kafka.KafkaException, OSError, TimeoutError)
 
 
 class KafkaBus:
@@ -53,7 +55,7 @@ class KafkaBus:
             self._admin = await kafka_topics.connect(self._settings, self._seconds)
             if self.checked:
                 await kafka_topics.prepare(self._admin, self._settings, self._clock)
-            self._probe = await self._started(make(self._settings, ""), self._seconds)
+            self._probe = await self._started_probe()
         except _AWAY as error:
             raise Retry(
                 f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}{why()}"
@@ -63,7 +65,7 @@ class KafkaBus:
         """See `holdfast.bus.port.Bus`."""
         probe, self._probe = self._probe, None
         if probe is not None:
-            await stop(probe)
+            await kafka_end.stop(probe)
         admin, self._admin = self._admin, None
         if admin is not None:
             await admin.close()
@@ -81,20 +83,15 @@ class KafkaBus:
         on_revoked: Callable[[Sequence[int]], Awaitable[None]],
     ) -> KafkaConsumer:
         """See `holdfast.bus.port.Bus`."""
-        beneath = make(self._settings, group)
-        moves = Moves(on_assigned, on_revoked)
-        moves.consumer = self._consumer(beneath, topic, group)
-        beneath.subscribe([self._names[topic]], listener=moves)
-        await self._begin(beneath, _JOIN_SECONDS)
-        return moves.consumer
+        consumer = self._consumer(topic, group, (on_assigned, on_revoked))
+        await self._begin(consumer, _JOIN_SECONDS)
+        return consumer
 
     async def reader(self, topic: Topic, group: str = "") -> KafkaConsumer:
         """See `holdfast.bus.port.Bus`."""
-        beneath = make(self._settings, group)
-        await self._begin(beneath, self._seconds)
-        reader = self._consumer(beneath, topic, group)
-        reader.take_all(self.partitions)
-        return reader
+        consumer = self._consumer(topic, group)
+        await self._begin(consumer, self._seconds)
+        return consumer
 
     async def ends(self, topic: Topic) -> Mapping[int, tuple[int, int]]:
         """See `holdfast.bus.port.Bus`."""
@@ -128,7 +125,8 @@ class KafkaBus:
                 if where is None:
                     where = await self._admin.find_coordinator(group)
                 found = await self._admin.list_consumer_group_offsets(group, where, tps)
-                committed = {tp.partition: (found[tp].offset, found[tp].metadata) for tp in tps}
+                # librdkafka's client for Python counts the end of a C string to a note.
+                committed = {tp.partition: (found[tp].offset, found[tp].metadata.rstrip("\0")) for tp in tps}
         except (*_AWAY, AttributeError, KeyError) as error:
             # aiokafka stumbles over a partition's error, and answers a coordinator's with no partitions.
             raise Retry(f"Kafka did not tell what {group} committed: {error!r}") from error
@@ -159,23 +157,29 @@ class KafkaBus:
                 return True
         return False
 
-    def _consumer(self, beneath: AIOKafkaConsumer, topic: Topic, group: str) -> KafkaConsumer:
-        return KafkaConsumer(beneath, self._names[topic], group, self._settings, lambda: self.ends(topic))
+    def _consumer(self, topic: Topic, group: str, moves: tuple[Moved, Moved] | None = None) -> KafkaConsumer:
+        return KafkaConsumer(self._settings, self._names[topic], group, lambda: self.ends(topic), moves)
 
-    async def _begin(self, beneath: AIOKafkaConsumer, seconds: float) -> None:
+    async def _begin(self, consumer: KafkaConsumer, seconds: float) -> None:
         try:
-            await self._started(beneath, seconds)
+            await consumer.start(seconds)
         except _AWAY as error:
             raise Retry(
                 f"Kafka at {self._settings.servers} (kafka.servers) is away: {error!r}{why()}"
             ) from error
 
-    async def _started(self, beneath: AIOKafkaConsumer, seconds: float) -> AIOKafkaConsumer:
+    async def _started_probe(self) -> AIOKafkaConsumer:
+        """Return what tells how far the logs reach. It reads nothing."""
+        probe = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.servers,
+            **options(self._settings),
+            request_timeout_ms=int(self._seconds * 1000),
+        )
+        kafka_end.careful(probe._client)
         try:
-            async with asyncio.timeout(seconds):
-                await beneath.start()
+            async with asyncio.timeout(self._seconds):
+                await probe.start()
         except BaseException:
-            await stop(beneath)
+            await kafka_end.stop(probe)
             raise
-        kafka_end.note_commits(beneath)
-        return beneath
+        return probe

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from holdfast.tasks import cancelled, take_note
 
@@ -62,14 +62,17 @@ def careful(client: Any) -> None:
     client.bootstrap = asking
 
 
-def note_commits(consumer: Any) -> None:
-    """Let no commit of a started aiokafka consumer end in an error that nobody took.
+async def stop(consumer: AIOKafkaConsumer) -> None:
+    """Close an aiokafka consumer, as far as that is possible in a few seconds.
 
-    It shields the request from whoever waits for it, and so its failure is nobody's once that one gave up.
+    Its own `stop` hangs in an outage, and is cancelled by a task that it cancelled before it began.
     """
-    coordinator = consumer._coordinator
-    if (call := getattr(coordinator, "_do_commit_offsets", None)) is not None:
-        coordinator._do_commit_offsets = remembered(set(), call)
+    ending = asyncio.create_task(consumer.stop(), name="kafka consumer's end")
+    await asyncio.wait([ending], timeout=_SECONDS)
+    if ending.done() and not ending.cancelled() and ending.exception() is None:
+        return
+    await cancelled([ending])
+    await end(consumer)
 
 
 async def end(consumer: Any) -> None:

@@ -1,13 +1,19 @@
-"""How Kafka is spoken to: TLS, and who we are, for every client that aiokafka makes; and why it failed."""
+"""How Kafka is spoken to: TLS, and who we are, by both libraries; and why it failed."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, Final
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from holdfast import tls
 from holdfast.settings import Kafka  # noqa: TC001 - beside a decorator
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError
+
+_REST_SECONDS: Final = 0.2
 
 
 def options(settings: Kafka) -> dict[str, Any]:
@@ -31,8 +37,55 @@ def _trust(settings: Kafka) -> tls.Trust:
     return tls.calling("kafka", settings)
 
 
+class Librdkafka:
+    """The same for one client of librdkafka, which takes files, and reads them once."""
+
+    def __init__(self, settings: Kafka) -> None:
+        """Look at the files. Raises Stop, naming the setting, for those that cannot be used."""
+        self._settings = settings
+        self._trust = _trust(settings) if settings.security_protocol.endswith("SSL") else None
+        self._used = self._trust.context.newest if self._trust else None
+        self._failing = False
+        self.logger = _silent
+
+    def options(self) -> dict[str, Any]:
+        """Return its settings, for a client that is made now."""
+        settings = self._settings
+        found: dict[str, Any] = {"security.protocol": settings.security_protocol}
+        if self._trust:
+            self._used, self._failing = self._trust.context.newest, False
+            files = {
+                "ssl.ca.location": settings.tls_authority,
+                "ssl.certificate.location": settings.tls_certificate,
+                "ssl.key.location": settings.tls_key or settings.tls_certificate,
+            }
+            found |= {name: path for name, path in files.items() if path}
+            found["ssl.cipher.suites"] = tls.CIPHERS
+        if settings.security_protocol.startswith("SASL"):
+            found |= {
+                "sasl.mechanism": settings.sasl_mechanism,
+                "sasl.username": settings.user,
+                "sasl.password": settings.password,
+            }
+        return found
+
+    def failed(self, error: KafkaError) -> None:
+        """Note what it could not do."""
+        self._failing = True
+        _why.text = error.str()
+
+    @property
+    def stale(self) -> bool:
+        """Whether it should be made anew: it fails, and the files are others than those that it read."""
+        return self._failing and self._trust is not None and self._trust.context.newest is not self._used
+
+    def rest(self) -> None:
+        """Wait in its thread before another attempt."""
+        time.sleep(_REST_SECONDS)
+
+
 class _Why(logging.Handler):
-    """Keeps what aiokafka complained of last: its exceptions do not say why no broker would have us."""
+    """Keeps what was complained of last: exceptions do not say why no broker would have us."""
 
     text = ""
 
@@ -41,6 +94,10 @@ class _Why(logging.Handler):
         if record.msg.startswith("Unable"):
             self.text = record.getMessage()
 
+
+_silent: Final = logging.getLogger("librdkafka")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
 
 _why: Final = _Why(logging.WARNING)
 _logger: Final = logging.getLogger("aiokafka")

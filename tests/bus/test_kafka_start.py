@@ -8,7 +8,9 @@ import gc
 import aiokafka.client
 import pytest
 
-from holdfast.bus import kafka_consumer
+from holdfast.bus.kafka import KafkaBus
+from holdfast.clock import SystemClock
+from holdfast.observe.metrics import Metrics
 from holdfast.settings import Kafka
 
 
@@ -37,15 +39,14 @@ async def test_the_first_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(aiokafka.client, "create_conn", connect)
     before = asyncio.all_tasks()
-    consumer = kafka_consumer.make(Kafka(servers="127.0.0.1:1"), "")
-    starting = asyncio.create_task(consumer.start())
+    bus = KafkaBus(Kafka(servers="127.0.0.1:1"), Metrics(), SystemClock())
+    starting = asyncio.create_task(bus._started_probe())
     while not made:
         await asyncio.sleep(0)
     await made[0].asked.wait()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    await kafka_consumer.stop(consumer)
     assert [connection.closed for connection in made] == [True]
     assert asyncio.all_tasks() == before
     gc.collect()

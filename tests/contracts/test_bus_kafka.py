@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -176,12 +177,13 @@ async def test_a_dead_member_gives_way(kafka_server: Running, unique_prefix: str
     async def moved(_: object) -> None:
         pass
 
-    first = await bus.join_group("inbound", "g", on_assigned=moved, on_revoked=moved)
-    while not await first.fetch(10, 0.5):
-        pass
-    await first.commit({0: 1})
-    coordinator = first._beneath._coordinator
-    coordinator._heartbeat_task.cancel()  # it lives, and says so no more
+    # The first is a process of its own, so that it can vanish.
+    command = [sys.executable, "-m", "tests.contracts.vanishing", kafka_server.address, unique_prefix]
+    first = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert first.stdout is not None
+    assert await first.stdout.readline() == b"committed\n"
+    first.kill()
+    await first.wait()
     second = await bus.join_group("inbound", "g", on_assigned=moved, on_revoked=moved)
     found: list[bytes | None] = []
     async with asyncio.timeout(20):
@@ -189,7 +191,6 @@ async def test_a_dead_member_gives_way(kafka_server: Running, unique_prefix: str
             for records in (await second.fetch(10, 0.5)).values():
                 found += [record.value for record in records]
     assert found == [b"1", b"2", b"3"]
-    await first.close()
     await second.close()
     await producer.close()
     await bus.close()
