@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import KafkaException
 
-from holdfast.bus.kafka_poll import HANDFUL, Broken, Owner, Poll
+from holdfast.bus.kafka_poll import HANDFUL, Poll
 from holdfast.bus.port import OffsetLost
 from holdfast.errors import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from holdfast.bus.kafka_poll import Broken
     from holdfast.bus.port import Record
     from holdfast.settings import Kafka
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _CLOSE_SECONDS: Final = 5.0
 
 
-class KafkaConsumer(Owner):
+class KafkaConsumer:
     """See `holdfast.bus.port.Consumer`. `ends` tells how far the topic's logs reach."""
 
     def __init__(
@@ -181,6 +182,9 @@ class KafkaConsumer(Owner):
         """See `Owner`."""
         for partition in self._mine:
             self._poll.move(partition, self._next[partition])
+            self._moved_at[partition] = self._poll.orders
+        for partition in self._paused:
+            self._poll.pause(partition)
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """See `Owner`."""
@@ -193,6 +197,9 @@ class KafkaConsumer(Owner):
 
     async def assigned_to(self, partitions: Sequence[int]) -> None:
         """See `Owner`."""
+        for partition in partitions:
+            self._forget(partition)
+            self._paused.discard(partition)
         self._mine |= set(partitions)
         if self._moves is not None:
             await self._moves[0](partitions)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
@@ -52,24 +52,20 @@ class Broken(Exception):  # noqa: N818 - what a partition's fetch failed with
         self.position = position
 
 
-class Owner:
+class Owner(Protocol):
     """Whom a `Poll` works for. All of it is called in the loop."""
 
     def handed(self, records: Sequence[Record], failures: Sequence[Broken], orders: int) -> None:
-        """Take what came after so many orders."""
-        raise NotImplementedError
+        """Take what came after so many orders were carried out."""
 
     def reopened(self) -> None:
-        """Say again what is to be read: the consumer beneath is a new one, which knows nothing."""
-        raise NotImplementedError
+        """Order again what is to be read: the consumer beneath is a new one, which knows nothing."""
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """Let go of partitions. The group waits for the end of it."""
-        raise NotImplementedError
 
     async def assigned_to(self, partitions: Sequence[int]) -> None:
         """Take over partitions. Nothing of them is handed over before the end of it."""
-        raise NotImplementedError
 
 
 class Poll:
@@ -163,12 +159,12 @@ class Poll:
         """Use one consumer, for as long as its certificates are those that we have."""
         config = {**self._config, **self._librdkafka.options(), "error_cb": self._librdkafka.failed}
         consumer = Consumer(config, logger=self._librdkafka.logger)
-        self._reading.clear()
         self._leaving = False
         try:
             if not self.started.done():
                 self._connect(consumer)
-            elif not self._member:
+            if self._reading:
+                self._reading.clear()
                 self._tell(self._owner.reopened)
             if self._member:
                 consumer.subscribe([self.topic], on_assign=self._assign, on_revoke=self._revoke)
@@ -253,13 +249,15 @@ class Poll:
         while not self._closing:
             try:
                 found = consumer.committed(places, timeout=self._connect_seconds)
+                for place in found:
+                    if place.error is not None:
+                        raise KafkaException(place.error)  # noqa: TRY301 - both are one to us
+                    if place.offset < 0:
+                        place.offset = OFFSET_BEGINNING
             except KafkaException as error:
                 self._librdkafka.failed(error.args[0])
                 self._librdkafka.rest()
                 continue
-            for place in found:
-                if place.offset < 0:
-                    place.offset = OFFSET_BEGINNING
             consumer.assign(found)
             if found:
                 consumer.resume(found)  # it remembers who was paused when they were ours before

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
-NOISY: Final = ("aiokafka", "consul", "asyncio")
+NOISY: Final = ("aiokafka", "librdkafka", "consul", "asyncio")
 """Libraries whose warnings tell operators less than our own metrics and errors do."""
 
 

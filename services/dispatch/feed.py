@@ -1,8 +1,8 @@
 """One consumer for all partitions of this process, and a bounded queue for each.
 
-The consumer is always drained: it sends a broker no fetch while any partition of that broker has records
-that nobody took. A partition whose queue is full is paused, and holds up no other. It is assigned all
-partitions, once, and those of other dispatchers are paused too: an assignment that changes disturbs all.
+The consumer is always drained: what nobody takes holds up what comes behind it. A partition whose queue is
+full is paused, and holds up no other. All partitions are assigned, once, and those of other dispatchers are
+paused too.
 """
 
 from __future__ import annotations
