@@ -159,6 +159,8 @@ class Consumer:
 
     def close(self) -> None:
         self._enter()
+        if self._moves and self.positions:
+            self._moves["revoke"](self, self.assignment())
         self.closed = True
 
     def _next(self) -> Message | None:

@@ -185,6 +185,68 @@ async def test_what_waits_is_bounded(log: Log) -> None:
     await reading.consumer.close()
 
 
+async def test_what_a_pause_holds_back_comes_at_once_when_it_ends(log: Log) -> None:
+    """inv 7: what came of a paused partition is kept; a new client, too, fetches no more of it."""
+    log.partitions[0] = list(range(10))
+    log.chunks = (50,)
+    reading = Reading(log)
+    consumer = reading.consumer
+    await consumer.start(SECONDS)
+    consumer.assign({0: 0})
+    reading.next[0] = 0
+    await until(lambda: consumer._waiting == 10)
+    consumer.pause(0)
+    assert await reading.fetch(10, 0.002) == 0
+    renew(consumer)
+    clients = len(log.consumers)
+    await until(lambda: len(log.consumers) > clients and log.consumers[-1].paused == {0})
+    log.partitions[0] += range(10, 20)
+    assert await reading.fetch(10, 0.01) == 0
+    assert log.consumers[-1].positions == {0: 10}
+    consumer.resume(0)
+    assert await reading.fetch(20, SECONDS) == 10
+    await reading.finish()
+    await consumer.close()
+
+
+async def test_a_pause_makes_room_for_others(log: Log) -> None:
+    """inv 7: with all that waits paused, a fetch asks for what others have, and need not wait for it."""
+    log.partitions[0] = list(range(10 * kafka_poll.HANDFUL))
+    log.chunks = (10_000,)
+    reading = Reading(log)
+    consumer = reading.consumer
+    await consumer.start(SECONDS)
+    consumer.assign({0: 0, 1: 0})
+    reading.next |= {0: 0, 1: 0}
+    await until(lambda: consumer._waiting >= kafka_poll.HANDFUL)
+    consumer.pause(0)
+    reading.paused.add(0)
+    log.partitions[1] = [0]
+    async with asyncio.timeout(SECONDS):
+        assert await reading.fetch(10, 100 * SECONDS) == 1
+    await consumer.close()
+
+
+async def test_failures_of_what_is_not_read(log: Log) -> None:
+    """inv 9: one from before a seek is forgotten; one of a paused partition is told when it is read again."""
+    reading = Reading(log)
+    consumer = reading.consumer
+    await consumer.start(SECONDS)
+    consumer.assign({0: 0})
+    reading.next[0] = 0
+    lost = kafka_poll.Broken(KafkaError(KafkaError._AUTO_OFFSET_RESET), 0, 9)
+    consumer.handed((), (lost,), 0)
+    assert await reading.fetch(10, 0.01) == 0
+    consumer._next[0] = 9
+    consumer.pause(0)
+    consumer.handed((), (lost,), consumer._poll.orders)
+    assert await reading.fetch(10, 0.01) == 0
+    consumer.resume(0)
+    with pytest.raises(OffsetLost):
+        await reading.fetch(10, 0.01)
+    await consumer.close()
+
+
 async def test_a_lost_position_is_told_until_another_is_sought(log: Log) -> None:
     """inv 9: also where the log has become longer since: then the position is read after all."""
     log.partitions[0] = list(range(5))
