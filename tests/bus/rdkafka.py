@@ -27,6 +27,7 @@ class Log:
         self.committed: dict[int, int] = {}
         self.assigning: list[int] = []
         self.refusing = 0
+        self.failing = 0
 
     def consumer(self, config: dict[str, Any], **_: Any) -> Consumer:
         made = Consumer(self, config)
@@ -142,6 +143,9 @@ class Consumer:
     def poll(self, timeout: float) -> Message | None:
         del timeout
         self._enter()
+        if self.log.failing:
+            self.log.failing -= 1
+            raise KafkaException(KafkaError(KafkaError._FATAL))
         if self._moves and self.log.assigning and not self.positions:
             self._moves["assign"](self, [TopicPartition(self._topic, p) for p in self.log.assigning])
         if (found := self._next()) is None:

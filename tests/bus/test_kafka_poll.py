@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -236,6 +236,7 @@ async def test_failures_of_what_is_not_read(log: Log) -> None:
     reading.next[0] = 0
     lost = kafka_poll.Broken(KafkaError(KafkaError._AUTO_OFFSET_RESET), 0, 9)
     consumer.handed((), (lost,), 0)
+    assert not consumer._failures
     assert await reading.fetch(10, 0.01) == 0
     consumer._next[0] = 9
     consumer.pause(0)
@@ -302,6 +303,44 @@ async def test_a_move_waits_for_its_commit(log: Log) -> None:
     assert found == [4, 5, 6, 7, 8, 9]
     await consumer.close()
     assert told == ["assigned [0]", "revoked [0]", "assigned [0]"]  # leaving tells nobody
+
+
+async def test_a_client_that_broke_is_replaced(log: Log) -> None:
+    """inv 2: its successor begins where the group is, and what had come of the old one is forgotten."""
+    log.partitions[0] = list(range(10))
+    log.chunks = (50,)
+    log.assigning = [0]
+    told: list[str] = []
+
+    async def assigned(partitions: Sequence[int]) -> None:
+        told.append(f"assigned {list(partitions)}")
+
+    async def revoked(_: Sequence[int]) -> None:
+        told.append("revoked")
+
+    ends: Any = None
+    consumer = KafkaConsumer(Kafka(deadline=5.0), "topic", "group", ends, (assigned, revoked))
+    await consumer.start(SECONDS)
+    found = [record.offset for record in (await consumer.fetch(4, SECONDS))[0]]
+    await consumer.commit({0: 4})
+    log.failing = 1
+    await until(lambda: len(told) == 2)
+    async with asyncio.timeout(SECONDS):
+        while len(found) < 10:
+            found += [r.offset for rs in (await consumer.fetch(100, 0.1)).values() for r in rs]
+    assert found == list(range(10))
+    assert not await consumer.fetch(100, 0.01)
+    assert told == ["assigned [0]"] * 2
+    await consumer.close()
+
+
+async def test_a_client_that_cannot_begin_says_so(log: Log) -> None:
+    """Who is first refused by Kafka is not there: whoever wants to read tries again."""
+    log.refusing = 2
+    reading = Reading(log)
+    with pytest.raises(KafkaException):
+        await reading.consumer.start(SECONDS)
+    assert all(consumer.closed for consumer in log.consumers)
 
 
 def test_new_files_make_a_failing_client_stale(tmp_path: Path) -> None:
