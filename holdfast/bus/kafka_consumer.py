@@ -48,7 +48,7 @@ class KafkaConsumer:
         self._ends = ends
         self._surplus: dict[int, deque[Record]] = {}
         self._waiting = 0  # records of partitions that are not paused
-        self._asked = True
+        self._came = 0  # records that the thread does not know to be gone
         self._paused: set[int] = set()
         self._next: dict[int, int] = {}
         self._moved_at: dict[int, int] = {}
@@ -79,7 +79,7 @@ class KafkaConsumer:
     async def fetch(self, max_records: int, timeout: float) -> Mapping[int, Sequence[Record]]:
         """See `holdfast.bus.port.Consumer`."""
         if not self._waiting and self._failing() is None:
-            self._ask()  # what waited may have been paused since
+            self._make_room()  # what waited may have been paused since
             self._news.clear()
             timer = self._loop.call_later(timeout, self._news.set)
             try:
@@ -89,7 +89,7 @@ class KafkaConsumer:
         if (failure := self._failing()) is not None:
             await self._raise(failure)
         taken = self._take(max_records) if self._waiting else {}
-        self._ask()
+        self._make_room()
         return taken
 
     def assigned(self) -> Sequence[int]:
@@ -173,8 +173,7 @@ class KafkaConsumer:
         for failure in failures:
             if moved_at.get(failure.partition, 0) <= orders:
                 self._failures[failure.partition] = failure
-        self._asked = False
-        self._ask()
+        self._came += len(records)
         if self._waiting or self._failures:
             self._news.set()
 
@@ -205,11 +204,12 @@ class KafkaConsumer:
             await self._moves[0](partitions)
         self._joined.set()
 
-    def _ask(self) -> None:
-        """Ask for the next handful, once, when there is room for it."""
-        if not self._asked and self._waiting < HANDFUL:
-            self._asked = True
-            self._poll.ask()
+    def _make_room(self) -> None:
+        """Let more come for what was taken, forgotten or paused since."""
+        gone = self._came - self._waiting
+        if gone >= HANDFUL // 2:
+            self._came -= gone
+            self._poll.gone(gone)
 
     def _forget(self, partition: int) -> None:
         """Drop what is known of a partition's position, and what came of it."""

@@ -3,7 +3,8 @@
 librdkafka fetches in threads of its own, and is waited for in C. The loop gives orders, which are carried out
 one after the other between two polls; what a poll brought is handed over with the number of orders that were
 carried out before it, so that the loop can tell what was fetched before it moved a position from what came
-after. One handful is on its way to the loop at a time: the next poll waits until the loop asks for it.
+after. The thread waits when it is a handful ahead of what the loop said to be gone. That is said by the half
+handful: a word for each made logic and dispatch 5 to 10 % dearer at 1,000 messages a second.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Poll:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[int, Order] | None] = queue.SimpleQueue()
         self._carried_out = 0
-        self._asked = True
+        self._ahead = 0
         self._closing = False
         self._reading: set[int] = set()
         self._leaving = False
@@ -97,9 +98,9 @@ class Poll:
         """Begin; `started` ends when Kafka has answered, or with KafkaException."""
         self._thread.start()
 
-    def ask(self) -> None:
-        """Let the next handful come."""
-        self._queue.put((0, self._ask))
+    def gone(self, records: int) -> None:
+        """Tell that so many of the records handed over wait no more."""
+        self._queue.put((0, lambda _: self._gone(records)))
 
     def move(self, partition: int, offset: int) -> None:
         """Read a partition from `offset` on."""
@@ -181,7 +182,7 @@ class Poll:
         self._tell(_settle, self.started, None)
 
     def _turn(self, consumer: Consumer) -> None:
-        while not self._asked or not self._queue.empty():
+        while self._ahead >= HANDFUL or not self._queue.empty():
             if not self._serve(consumer):
                 return
         message = consumer.poll(_POLL_SECONDS)
@@ -197,7 +198,7 @@ class Poll:
             else:
                 self._librdkafka.failed(error)
         if records or failures:
-            self._asked = False
+            self._ahead += len(records)
             self._tell(self._owner.handed, records, failures, self._carried_out)
 
     def _serve(self, consumer: Consumer) -> bool:
@@ -213,9 +214,8 @@ class Poll:
             _log.warning("librdkafka refused an order about %s: %r", self.topic, error)
         return True
 
-    def _ask(self, consumer: Consumer) -> None:
-        del consumer
-        self._asked = True
+    def _gone(self, records: int) -> None:
+        self._ahead -= records
 
     def _moved(self, consumer: Consumer, partition: int, offset: int) -> None:
         place = TopicPartition(self.topic, partition, offset)
