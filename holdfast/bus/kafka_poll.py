@@ -311,7 +311,7 @@ def _config(settings: Kafka, group: str) -> dict[str, Any]:
     return {
         "bootstrap.servers": settings.servers,
         "client.id": "holdfast",
-        "group.id": group or "-",  # it wants one; without a group nothing is stored under it
+        "group.id": group or settings.group,  # it wants one; a reader without a group stores nothing
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
