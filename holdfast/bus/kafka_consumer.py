@@ -38,8 +38,8 @@ class KafkaConsumer:
     ) -> None:
         """Make a member of a group with `moves` (assigned, revoked), a reader without. Raises Stop."""
         self._poll = Poll(settings, topic, group, self, member=moves is not None)
-        # A commit waits for the group's coordinator, and what is ordered after it does: a reader has a client
-        # of its own for it, lest a broker that hangs holds up what others have.
+        # A commit waits for the group's coordinator, and polls wait for the commit. A member would lose its
+        # partitions without a coordinator anyway; a reader has a client of its own for it, and reads on.
         own = bool(group) and moves is None
         self._committer = Poll(settings, topic, group, self, member=False) if own else self._poll
         self._group = group
@@ -139,11 +139,11 @@ class KafkaConsumer:
         try:
             async with asyncio.timeout(self._deadline):
                 # One that took too long may still be carried out: an older place must never come last.
-                if self._commit is not None:
+                while self._commit is not None and not self._commit.done():
                     await asyncio.wait({self._commit})
-                self._commit = self._committer.commit(offsets, notes or {})
-                await asyncio.wait({self._commit})
-                self._commit.result()
+                commit = self._commit = self._committer.commit(offsets, notes or {})
+                await asyncio.wait({commit})
+                commit.result()
         except (KafkaException, TimeoutError) as error:
             raise Retry(f"Kafka did not take the commit: {error!r}") from error
 

@@ -67,3 +67,19 @@ async def test_one_commit_at_a_time() -> None:
     _settle(beneath.done.pop(), None)
     await task
     assert beneath.committed == [7, 9]
+
+
+async def test_a_commit_of_who_is_revoked_beside_another() -> None:
+    """inv 8: two ask at once, as one who is told of a revocation while it commits: one after the other."""
+    beneath = Beneath()
+    consumer = made(beneath)
+    tasks = [asyncio.create_task(consumer.commit({0: offset})) for offset in (7, 8, 9)]
+    for offsets in ([7], [7, 8], [7, 8, 9]):
+        while beneath.committed != offsets:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert beneath.committed == offsets
+        _settle(beneath.done.pop(), KafkaException("refused") if offsets[-1] == 8 else None)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), Retry, type(None)]
