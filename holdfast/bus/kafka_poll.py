@@ -121,8 +121,8 @@ class Poll:
     def commit(self, offsets: Mapping[int, int], notes: Mapping[int, str]) -> asyncio.Future[None]:
         """Store offsets with notes. The future fails with KafkaException.
 
-        What is ordered after it, and polls, wait for its end: as long as the group's coordinator hangs. To wait
-        for that in another thread is of no use, since confluent-kafka lets in one at a time.
+        What is ordered after it, and polls, wait for its end: as long as the group's coordinator hangs. To
+        wait for that in another thread is of no use, since confluent-kafka lets in one at a time.
         """
         where = []
         for partition, offset in offsets.items():
