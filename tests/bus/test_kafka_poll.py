@@ -305,6 +305,28 @@ async def test_a_move_waits_for_its_commit(log: Log) -> None:
     assert told == ["assigned [0]", "revoked [0]", "assigned [0]"]  # leaving tells nobody
 
 
+@pytest.mark.parametrize("member", [False, True])
+async def test_a_commit_needs_nobody_who_reads(log: Log, member: bool) -> None:
+    """inv 7: with as much handed over as may wait, a commit is carried out before any of it is taken."""
+    log.partitions[0] = list(range(10 * kafka_poll.HANDFUL))
+    log.chunks = (10_000,)
+    log.assigning = [0]
+
+    async def moved(_: Sequence[int]) -> None:
+        pass
+
+    ends: Any = None
+    moves = (moved, moved) if member else None
+    consumer = KafkaConsumer(Kafka(deadline=SECONDS), "topic", "group", ends, moves)
+    await consumer.start(SECONDS)
+    if not member:
+        consumer.assign({0: 0})
+    await until(lambda: consumer._waiting >= kafka_poll.HANDFUL)
+    await consumer.commit({0: 7})
+    assert log.committed == {0: 7}
+    await consumer.close()
+
+
 async def test_a_client_that_broke_is_replaced(log: Log) -> None:
     """inv 2: its successor begins where the group is, and what had come of the old one is forgotten."""
     log.partitions[0] = list(range(10))
