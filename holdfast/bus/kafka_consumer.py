@@ -42,6 +42,7 @@ class KafkaConsumer:
         # partitions without a coordinator anyway; a reader has a client of its own for it, and reads on.
         own = bool(group) and moves is None
         self._committer = Poll(settings, topic, group, self, member=False) if own else self._poll
+        self._polls = {self._poll, self._committer}
         self._group = group
         self._moves = moves
         self._deadline = settings.deadline
@@ -64,12 +65,11 @@ class KafkaConsumer:
 
         Raises TimeoutError, and KafkaException.
         """
-        polls = {self._poll, self._committer}
-        for poll in polls:
+        for poll in self._polls:
             poll.start()
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*(poll.started for poll in polls))
+                await asyncio.gather(*(poll.started for poll in self._polls))
                 if self._moves is not None:
                     await self._joined.wait()
         except BaseException:
@@ -149,10 +149,9 @@ class KafkaConsumer:
 
     async def close(self) -> None:
         """See `holdfast.bus.port.Consumer`."""
-        polls = {self._poll, self._committer}
-        for poll in polls:
+        for poll in self._polls:
             poll.close()
-        await asyncio.wait({poll.ended for poll in polls}, timeout=_CLOSE_SECONDS)
+        await asyncio.wait({poll.ended for poll in self._polls}, timeout=_CLOSE_SECONDS)
 
     # what the thread tells
 
@@ -187,22 +186,24 @@ class KafkaConsumer:
 
     async def revoked(self, partitions: Sequence[int]) -> None:
         """See `Owner`."""
-        for partition in partitions:
-            self._forget(partition)
-            self._paused.discard(partition)
+        self._let_go(partitions)
         self._mine -= set(partitions)
         if self._moves is not None and partitions:
             await self._moves[1](partitions)
 
     async def assigned_to(self, partitions: Sequence[int]) -> None:
         """See `Owner`."""
-        for partition in partitions:
-            self._forget(partition)
-            self._paused.discard(partition)
+        self._let_go(partitions)
         self._mine |= set(partitions)
         if self._moves is not None:
             await self._moves[0](partitions)
         self._joined.set()
+
+    def _let_go(self, partitions: Sequence[int]) -> None:
+        """Know nothing of partitions any more."""
+        for partition in partitions:
+            self._forget(partition)
+            self._paused.discard(partition)
 
     def _make_room(self) -> None:
         """Let more come for what was taken, forgotten or paused since."""
@@ -232,10 +233,9 @@ class KafkaConsumer:
         return taken
 
     def _failing(self) -> Broken | None:
-        if self._failures:
-            for partition, failure in self._failures.items():
-                if partition not in self._paused:
-                    return failure
+        for partition, failure in self._failures.items():
+            if partition not in self._paused:
+                return failure
         return None
 
     async def _raise(self, failure: Broken) -> None:

@@ -76,10 +76,9 @@ async def stop(consumer: AIOKafkaConsumer) -> None:
 
 
 async def end(consumer: Any) -> None:
-    """Give up an aiokafka consumer whose `stop` failed, or took too long."""
-    coordinator, fetcher = consumer._coordinator, consumer._fetcher
-    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
-    tasks = [getattr(coordinator, name, None) for name in names]
+    """Give up an aiokafka consumer without a group whose `stop` failed, or took too long."""
+    fetcher = consumer._fetcher
+    tasks = [getattr(consumer._coordinator, "_reset_committed_task", None)]
     if fetcher is not None:
         tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
     await cancelled([*tasks, consumer._client._sync_task])

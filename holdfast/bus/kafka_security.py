@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from holdfast import tls
@@ -12,8 +11,6 @@ from holdfast.settings import Kafka  # noqa: TC001 - beside a decorator
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
-
-_REST_SECONDS: Final = 0.2
 
 
 def options(settings: Kafka) -> dict[str, Any]:
@@ -78,10 +75,6 @@ class Librdkafka:
     def stale(self) -> bool:
         """Whether it should be made anew: it fails, and the files are others than those that it read."""
         return self._failing and self._trust is not None and self._trust.context.newest is not self._used
-
-    def rest(self) -> None:
-        """Wait in its thread before another attempt."""
-        time.sleep(_REST_SECONDS)
 
 
 class _Why(logging.Handler):

@@ -30,7 +30,8 @@ class Log:
         self.failing = 0
 
     def consumer(self, config: dict[str, Any], **_: Any) -> Consumer:
-        made = Consumer(self, config)
+        del config
+        made = Consumer(self)
         self.consumers.append(made)
         return made
 
@@ -66,9 +67,8 @@ class Message:
 class Consumer:
     """Called by one thread at a time, which is what the real one demands."""
 
-    def __init__(self, log: Log, config: dict[str, Any]) -> None:
+    def __init__(self, log: Log) -> None:
         self.log = log
-        self.config = config
         self.closed = False
         self.positions: dict[int, int] = {}
         self.paused: set[int] = set()

@@ -20,9 +20,10 @@ from holdfast.bus.port import OffsetLost
 from holdfast.observe.metrics import Metrics
 from holdfast.settings import Kafka
 from tests.bus.rdkafka import Log
+from tests.contracts.bus_world import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 P = 3
@@ -153,12 +154,6 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     monkeypatch.setattr(kafka_poll, "Consumer", made.consumer)
     monkeypatch.setattr(kafka_poll, "Librdkafka", Renewed)
     return made
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not true():
-            await asyncio.sleep(0.001)
 
 
 async def test_what_waits_is_bounded(log: Log) -> None:
