@@ -244,9 +244,8 @@ class KafkaConsumer:
         if not failure.lost:
             del self._failures[partition]  # librdkafka goes on to try
             raise Retry(f"Kafka: {failure}")
-        position = self._next.get(partition, failure.position)
         start, end = (await self._ends())[partition]
-        if not start <= position <= end:
-            raise OffsetLost(partition, position, start, end)
+        if not start <= failure.position <= end:
+            raise OffsetLost(partition, failure.position, start, end)
         if self._failures.get(partition) is failure:
-            self.seek(partition, position)
+            self.seek(partition, failure.position)

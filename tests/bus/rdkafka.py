@@ -21,6 +21,7 @@ class Log:
 
     def __init__(self, partitions: int, random: Random) -> None:
         self.partitions: dict[int, list[int]] = {p: [] for p in range(partitions)}
+        self.starts = dict.fromkeys(range(partitions), 0)  # what is below is gone by retention
         self.random = random
         self.chunks: tuple[int, ...] = (0, 1, 5, 50)
         self.consumers: list[Consumer] = []
@@ -172,7 +173,7 @@ class Consumer:
         self.log.random.shuffle(ready)
         for partition in ready:
             position, offsets = self.positions[partition], self.log.partitions[partition]
-            if position > (offsets[-1] + 1 if offsets else 0):
+            if not self.log.starts[partition] <= position <= (offsets[-1] + 1 if offsets else 0):
                 self.lost.add(partition)  # it reads no further
                 return Message(partition, position, KafkaError(KafkaError._AUTO_OFFSET_RESET))
             index = bisect.bisect_left(offsets, position)

@@ -40,7 +40,8 @@ class Reading:
         self.paused: set[int] = set()
 
     async def ends(self) -> Mapping[int, tuple[int, int]]:
-        return {p: (0, offsets[-1] + 1 if offsets else 0) for p, offsets in self.log.partitions.items()}
+        log = self.log
+        return {p: (log.starts[p], each[-1] + 1 if each else 0) for p, each in log.partitions.items()}
 
     def seek(self, partition: int, offset: int) -> None:
         self.next[partition] = offset
@@ -251,7 +252,7 @@ async def test_a_lost_position_is_told_until_another_is_sought(log: Log) -> None
     reading.consumer.assign({0: 9})
     for _ in range(2):
         with pytest.raises(OffsetLost) as lost:
-            await until_raised(reading)
+            await until_raised(reading.consumer)
         assert (lost.value.position, lost.value.start, lost.value.end) == (9, 0, 5)
     log.partitions[0] = list(range(12))
     reading.next[0] = 9
@@ -261,10 +262,10 @@ async def test_a_lost_position_is_told_until_another_is_sought(log: Log) -> None
     await reading.consumer.close()
 
 
-async def until_raised(reading: Reading) -> None:
+async def until_raised(consumer: KafkaConsumer) -> None:
     async with asyncio.timeout(SECONDS):
         while True:
-            assert not await reading.consumer.fetch(10, 0.01)
+            assert not await consumer.fetch(10, 0.01)
 
 
 async def test_a_move_waits_for_its_commit(log: Log) -> None:
@@ -298,6 +299,30 @@ async def test_a_move_waits_for_its_commit(log: Log) -> None:
     assert found == [4, 5, 6, 7, 8, 9]
     await consumer.close()
     assert told == ["assigned [0]", "revoked [0]", "assigned [0]"]  # leaving tells nobody
+
+
+async def test_a_member_goes_by_where_its_group_is(log: Log) -> None:
+    """inv 9: who had read further before a revocation does not skip what the group has lost since."""
+    log.partitions[0] = list(range(10))
+    log.assigning = [0]
+    reading = Reading(log)
+
+    async def assigned(_: Sequence[int]) -> None:
+        pass
+
+    async def revoked(_: Sequence[int]) -> None:
+        await consumer.commit({0: 4})
+        log.starts[0] = 6
+
+    consumer = KafkaConsumer(Kafka(deadline=5.0), "topic", "group", reading.ends, (assigned, revoked))
+    await consumer.start(SECONDS)
+    await until(lambda: consumer._waiting == 10)
+    renew(consumer)
+    await until(lambda: log.starts[0] == 6)
+    with pytest.raises(OffsetLost) as lost:
+        await until_raised(consumer)
+    assert (lost.value.position, lost.value.start, lost.value.end) == (4, 6, 10)
+    await consumer.close()
 
 
 @pytest.mark.parametrize("member", [False, True])
