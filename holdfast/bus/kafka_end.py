@@ -1,9 +1,6 @@
-"""Ending what aiokafka runs, whether Kafka answers or not.
+"""Ending what aiokafka runs, whether Kafka answers or not: its own `stop` hangs in an outage.
 
-Its own `stop` first delivers what is left, which in an outage takes for ever. Cancelling its main task is not
-enough either: that waits for the requests it began, and those wait for news of the cluster that nobody asks
-for any more. So the tasks of requests are remembered here, and ended with the others. Connections come last,
-because a request may just have opened one, and are cut, not flushed.
+Tasks come first, connections last, because a task may just have opened one; they are cut, not flushed.
 """
 
 from __future__ import annotations
@@ -11,31 +8,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-
 from holdfast.tasks import cancelled, take_note
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from aiokafka import AIOKafkaConsumer
 
 _SECONDS: Final = 5.0
-
-
-class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
-    """An aiokafka producer that can be given up at any moment."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        careful(self.client)
-        self._requests: set[asyncio.Task[Any]] = set()
-        self._sender._send_produce_req = remembered(self._requests, self._sender._send_produce_req)
-
-    async def end(self) -> None:
-        """Give up everything that is on its way, and leave no task or connection behind."""
-        self._closed = True
-        self._message_accumulator._batches.clear()
-        await cancelled([self._sender.sender_task, self.client._sync_task, *self._requests])
-        await cut(self.client)
 
 
 def careful(client: Any) -> None:
@@ -83,22 +61,6 @@ async def end(consumer: Any) -> None:
         tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
     await cancelled([*tasks, consumer._client._sync_task])
     await cut(consumer._client)
-
-
-def remembered(
-    tasks: set[asyncio.Task[Any]], call: Callable[..., Awaitable[Any]]
-) -> Callable[..., Awaitable[Any]]:
-    """Return a call that does the same, and keeps the task that runs it in `tasks` until it ends."""
-
-    async def remembering(*arguments: Any) -> Any:
-        task = asyncio.current_task()
-        if task is not None:
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            task.add_done_callback(take_note)
-        return await call(*arguments)
-
-    return remembering
 
 
 async def cut(client: Any) -> None:

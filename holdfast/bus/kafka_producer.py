@@ -1,60 +1,61 @@
 """The Kafka producer: records of one loop turn travel together, and a failure ends all that was on its way.
 
-aiokafka's cost is per request, so records wait for nothing but a request that is already on its way to the
-same broker, and what came meanwhile goes into the next one. At most one batch of a partition is with aiokafka
-at a time: what is queued behind it is still ours, and dies with it (invariant 12). aiokafka's own sends do
-not expire, and an idempotent batch that failed may have used up its sequence numbers; so one sweep watches
-the deadlines, and after any failure the producer beneath is replaced.
+What a record costs is mostly its share of a request, so records wait for nothing but a request that is
+already on its way to the same broker, and what came meanwhile goes into the next one, of all partitions
+together. A partition has one batch on its way at most: what is queued behind it dies with it (invariant 12).
+A batch that was sent and failed may have used up its numbers; so one sweep watches the deadlines, and after
+any failure the sender beneath (`kafka_sender`) is replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiokafka import TopicPartition
 
-from holdfast.bus import kafka_end
-from holdfast.bus.kafka_security import options
+from holdfast.bus.kafka_sender import AGAIN, Sender
 from holdfast.bus.port import MAX_RECORD
 from holdfast.errors import Reject, Retry
+from holdfast.tasks import cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.bus.kafka_sender import Batch, Pending
     from holdfast.bus.port import Topic
     from holdfast.clock import Clock, Timer
     from holdfast.observe.metrics import Metrics
     from holdfast.settings import Kafka
 
-MAX_BATCH: Final = 512 * 1024
-"""Bytes of one batch; a broker takes 1 MiB by default."""
-
 _RECORD_OVERHEAD: Final = 64
 _BACKOFF: Final = (0.05, 1.0)
 _OPEN_STEPS: Final = 3
+
+_AGAIN_SECONDS: Final = 0.1
+"""Until a batch is sent again that a broker could not take, or whose partition has no leader."""
 
 _NO_HEADERS: Final[list[tuple[str, bytes]]] = []
 
 _log = logging.getLogger(__name__)
 
-_Pending = tuple[float, bytes | None, bytes | None, Any, int, asyncio.Future[int]]
-"""Deadline, key, value, headers, size, future."""
-
 
 class _Lane:
-    """One partition: what waits, and the one batch that is on its way."""
+    """One partition: what waits, and the one batch that is on its way.
 
-    __slots__ = ("flying", "topic", "tp", "waiting")
+    `busy`: it is ready to be sent, is being sent, or waits until it may be sent again.
+    """
+
+    __slots__ = ("batch", "busy", "topic", "tp", "waiting")
 
     def __init__(self, topic: Topic, tp: TopicPartition) -> None:
         self.topic = topic
         self.tp = tp
-        self.waiting: deque[_Pending] = deque()
-        self.flying: list[_Pending] = []
+        self.waiting: deque[Pending] = deque()
+        self.batch: Batch | None = None
+        self.busy = False
 
 
 class KafkaProducer:
@@ -70,15 +71,16 @@ class KafkaProducer:
         self._names = names
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[Topic, int], _Lane] = {}
-        self._ready: dict[_Lane, None] = {}
-        self._busy: dict[int | None, int] = {}  # batches on their way, by broker
+        self._ready: list[_Lane] = []
+        self._busy: set[int] = set()  # brokers that have a request of ours
+        self._flushing = False
         self._records = 0
         self._bytes = 0
         self._closed = False
-        self._wake: asyncio.Future[None] = self._loop.create_future()
         self._sweeper: Timer | None = None
-        self._beneath: kafka_end.Producer | None = None
-        self._pump: asyncio.Task[None] | None = None
+        self._sender: Sender | None = None
+        self._failure = asyncio.Event()
+        self._requests: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._released: set[asyncio.Task[None]] = set()
@@ -114,9 +116,12 @@ class KafkaProducer:
         self._bytes += size
         due = self._clock.monotonic() + self._deadline
         lane.waiting.append((due, key, value, list(headers) if headers else _NO_HEADERS, size, future))
-        if not lane.flying:
-            self._ready[lane] = None
-            self._notify()
+        if not lane.busy:
+            lane.busy = True
+            self._ready.append(lane)
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
         if self._sweeper is None:
             self._idle.clear()
             self._watch()
@@ -134,131 +139,133 @@ class KafkaProducer:
         await self._idle.wait()
         self._task.cancel()
         await asyncio.wait([self._task])
-        if self._beneath is not None:
-            self._release(self._beneath)
+        if self._sender is not None:
+            self._release(self._sender)
+            self._sender = None
         if self._released:
             await asyncio.wait(self._released)
 
-    def _notify(self) -> None:
-        if not self._wake.done():
-            self._wake.set_result(None)
-
     async def _run(self) -> None:
-        """Keep a producer beneath: open one, send through it until something fails, open the next."""
+        """Keep a sender beneath: open one, send by it until something fails, open the next."""
         backoff = _BACKOFF[0]
         while True:
-            beneath = await self._open()
-            if beneath is None:
+            sender = await self._open()
+            if sender is None:
                 await self._clock.sleep(backoff)
                 backoff = min(backoff * 2, _BACKOFF[1])
                 continue
             backoff = _BACKOFF[0]
-            self._beneath = beneath
-            self._busy.clear()
-            self._pump = asyncio.create_task(self._send_forever(beneath), name="kafka producer's pump")
-            try:
-                await asyncio.wait([self._pump])
-            finally:
-                self._pump.cancel()
+            self._sender = sender
+            self._failure.clear()
+            self._flush()
+            await self._failure.wait()
 
-    async def _open(self) -> kafka_end.Producer | None:
-        """Return a new producer that knows all topics, None when that fails."""
+    async def _open(self) -> Sender | None:
+        """Return a new sender that knows all topics, None when that fails."""
         seconds = max(self._deadline, 1.0)
-        beneath = kafka_end.Producer(
-            bootstrap_servers=self._settings.servers,
-            **options(self._settings),
-            acks="all",
-            enable_idempotence=True,
-            max_batch_size=MAX_BATCH,
-            request_timeout_ms=int(seconds * 1000),
-        )
+        sender = Sender(self._settings, seconds)
         try:
             # Each step has `seconds`; whoever asks a broker that is silent asks the next one then.
             async with asyncio.timeout(_OPEN_STEPS * seconds):
-                await beneath.start()
-                for name in self._names.values():
-                    await beneath.partitions_for(name)
+                await sender.start(list(self._names.values()))
         except asyncio.CancelledError:
-            self._release(beneath)
+            self._release(sender)
             raise
         except Exception as error:  # noqa: BLE001 - KafkaError, OSError, TimeoutError and more: all one to us
             _log.info("no Kafka producer yet: %r", error)
-            self._release(beneath)
+            self._release(sender)
             return None
-        return beneath
+        return sender
 
-    async def _send_forever(self, beneath: kafka_end.Producer) -> None:
-        self._wake = self._loop.create_future()  # the last pump's end may have cancelled the old one
+    def _flush(self) -> None:
+        """Send what is ready. Lanes of a broker that has a request of ours fill up until it has answered."""
+        self._flushing = False
+        sender = self._sender
+        if sender is None:
+            return
+        turn: dict[int | None, list[_Lane]] = {}
+        left: list[_Lane] = []
+        for lane in self._ready:
+            broker = sender.leader(lane.tp)
+            (left if broker in self._busy else turn.setdefault(broker, [])).append(lane)
+        self._ready = left
+        for broker, lanes in turn.items():
+            if broker is None:
+                sender.look_again()
+                self._later(sender, lanes)
+                continue
+            self._busy.add(broker)
+            request = self._loop.create_task(self._request(sender, broker, lanes))
+            self._requests.add(request)
+            request.add_done_callback(self._requests.discard)
+
+    async def _request(self, sender: Sender, broker: int, lanes: Sequence[_Lane]) -> None:
+        """Send a batch of each lane, and take the answer, unless all of it has failed meanwhile."""
         try:
-            while True:
-                # Lanes of a broker that has a request of ours are left to fill up until it answers.
-                leader = beneath.client.cluster.leader_for_partition
-                turn = [
-                    (lane, node)
-                    for lane in self._ready
-                    if not self._busy.get(node := leader(lane.tp)) and not lane.flying
-                ]
-                for lane, node in turn:
-                    del self._ready[lane]
-                    await self._send(beneath, lane, node)
-                await self._wake
-                self._wake = self._loop.create_future()
-        except Exception as error:  # noqa: BLE001 - whatever aiokafka raises, what was on its way is unknown
-            self._fail(f"Kafka did not take a batch: {error!r}")
+            if sender is not self._sender:
+                return
+            now = self._clock.now_ms()
+            batches = []
+            for lane in lanes:
+                if lane.batch is None:
+                    lane.batch = sender.batch(lane.tp, lane.waiting, now)
+                batches.append(lane.batch)
+            offsets = await sender.send(broker, batches)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was on its way is unknown
+            if sender is self._sender:
+                self._fail(f"Kafka did not take a batch: {error!r}")
+            return
+        if sender is not self._sender:
+            return
+        self._busy.discard(broker)
+        again = []
+        for lane, batch, offset in zip(lanes, batches, offsets, strict=True):
+            if offset == AGAIN:
+                again.append(lane)
+                continue
+            self._settle(lane.topic, batch, offset)
+            lane.batch = None
+            lane.busy = bool(lane.waiting)
+            if lane.busy:
+                self._ready.append(lane)
+        if again:
+            self._later(sender, again)
+        if self._ready:
+            self._flush()
 
-    async def _send(self, beneath: kafka_end.Producer, lane: _Lane, node: int | None) -> None:
-        batch = beneath.create_batch()
-        append, waiting, flying = batch.append, lane.waiting, lane.flying
-        now = self._clock.now_ms()
-        while waiting:
-            record = waiting[0]
-            if append(timestamp=now, key=record[1], value=record[2], headers=record[3]) is None:
-                break
-            flying.append(waiting.popleft())
-        batch.close()
-        self._busy[node] = self._busy.get(node, 0) + 1
-        sent = await beneath.send_batch(batch, lane.tp.topic, partition=lane.tp.partition)
-        sent.add_done_callback(functools.partial(self._answered, beneath, lane, node))
+    def _later(self, sender: Sender, lanes: Sequence[_Lane]) -> None:
+        """Let lanes be ready again in a moment, unless all that waits has failed by then."""
 
-    def _answered(
-        self, beneath: kafka_end.Producer, lane: _Lane, node: int | None, sent: asyncio.Future[Any]
-    ) -> None:
-        error = None if sent.cancelled() else sent.exception()
-        if beneath is not self._beneath:
-            return
-        if sent.cancelled() or error is not None:
-            self._fail(f"Kafka did not take a batch: {error!r}")
-            return
-        offset = sent.result().offset
-        if offset < 0:
-            self._fail("Kafka has this batch already, and does not say where")
-            return
-        for record in lane.flying:
-            if not record[5].done():
-                record[5].set_result(offset)
+        def ready() -> None:
+            if sender is self._sender:
+                self._ready += lanes
+                self._flush()
+
+        self._clock.call_later(_AGAIN_SECONDS, ready)
+
+    def _settle(self, topic: Topic, batch: Batch, offset: int) -> None:
+        for record in batch.records:
+            future = record[5]
+            if not future.done():
+                future.set_result(offset)
             offset += 1
             self._bytes -= record[4]
-        self._records -= len(lane.flying)
-        self._produced[lane.topic].inc(len(lane.flying))
-        lane.flying.clear()
-        self._busy[node] -= 1
-        if lane.waiting:
-            self._ready[lane] = None
-        if self._ready and not self._busy[node]:
-            self._notify()
+        self._records -= len(batch.records)
+        self._produced[topic].inc(len(batch.records))
 
     def _fail(self, why: str) -> None:
-        """Fail all that is pending and drop the producer beneath: see invariant 12."""
-        beneath, self._beneath = self._beneath, None
-        if beneath is not None:
+        """Fail all that is pending and drop the sender: see invariant 12."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
             self._metrics.bus_producer_replaced.inc()
-            self._release(beneath)
-        if self._pump is not None:
-            self._pump.cancel()
-        failed: list[_Pending] = []
+            self._release(sender)
+        self._failure.set()
+        self._busy.clear()
+        failed: list[Pending] = []
         for lane in self._lanes.values():
-            both = [*lane.flying, *lane.waiting]
-            lane.flying = []  # a cancelled `_send` may still hold the old one
+            both = [*(lane.batch.records if lane.batch else ()), *lane.waiting]
+            lane.batch = None
+            lane.busy = False
             lane.waiting.clear()
             self._failed[lane.topic].inc(len(both))
             failed += both
@@ -280,7 +287,7 @@ class KafkaProducer:
         self._metrics.bus_buffer_records.inc(self._records - self._told)
         self._told = self._records
         for lane in self._lanes.values():
-            first = lane.flying or lane.waiting
+            first = lane.batch.records if lane.batch else lane.waiting
             if first and first[0][0] <= now:
                 self._fail(f"Kafka did not answer within {self._deadline:g} s")
                 break
@@ -289,10 +296,15 @@ class KafkaProducer:
         else:
             self._idle.set()
 
-    def _release(self, beneath: kafka_end.Producer) -> None:
-        task = asyncio.create_task(beneath.end(), name="kafka producer's end")
+    def _release(self, sender: Sender) -> None:
+        task = asyncio.create_task(self._end(sender, list(self._requests)), name="kafka producer's end")
         self._released.add(task)
         task.add_done_callback(self._released.discard)
+
+    @staticmethod
+    async def _end(sender: Sender, requests: Sequence[asyncio.Task[None]]) -> None:
+        await cancelled(requests)
+        await sender.end()
 
 
 def record_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
