@@ -72,7 +72,7 @@ class KafkaProducer:
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[Topic, int], _Lane] = {}
         self._ready: list[_Lane] = []
-        self._busy: set[int] = set()  # brokers that have a request of ours
+        self._busy: dict[int, list[_Lane]] = {}  # brokers that have a request of ours; who is ready after it
         self._flushing = False
         self._records = 0
         self._bytes = 0
@@ -183,18 +183,22 @@ class KafkaProducer:
         sender = self._sender
         if sender is None:
             return
-        turn: dict[int | None, list[_Lane]] = {}
-        left: list[_Lane] = []
-        for lane in self._ready:
+        ready, self._ready = self._ready, []
+        turn: dict[int, list[_Lane]] = {}
+        homeless: list[_Lane] = []
+        for lane in ready:
             broker = sender.leader(lane.tp)
-            (left if broker in self._busy else turn.setdefault(broker, [])).append(lane)
-        self._ready = left
-        for broker, lanes in turn.items():
             if broker is None:
-                sender.look_again()
-                self._later(sender, lanes)
-                continue
-            self._busy.add(broker)
+                homeless.append(lane)
+            elif broker in self._busy:
+                self._busy[broker].append(lane)
+            else:
+                turn.setdefault(broker, []).append(lane)
+        if homeless:
+            sender.look_again()
+            self._later(sender, homeless)
+        for broker, lanes in turn.items():
+            self._busy[broker] = []
             request = self._loop.create_task(self._request(sender, broker, lanes))
             self._requests.add(request)
             request.add_done_callback(self._requests.discard)
@@ -217,7 +221,7 @@ class KafkaProducer:
             return
         if sender is not self._sender:
             return
-        self._busy.discard(broker)
+        self._ready += self._busy.pop(broker)
         again = []
         for lane, batch, offset in zip(lanes, batches, offsets, strict=True):
             if offset == AGAIN:

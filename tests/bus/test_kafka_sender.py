@@ -76,7 +76,7 @@ class Writing:
         self.look()
         assert self.cluster.wrong == []
         producer = self.producer
-        assert (producer._records, producer._bytes, producer._busy, producer._ready) == (0, 0, set(), [])
+        assert (producer._records, producer._bytes, producer._busy, producer._ready) == (0, 0, {}, [])
         assert not any(lane.busy or lane.batch for lane in producer._lanes.values())
         await producer.close()
         assert all(client.is_cut for client in self.cluster.clients)
