@@ -41,6 +41,7 @@ class Cluster:
         self.logs: dict[int, list[bytes]] = {p: [] for p in range(partitions)}
         self.leaders: dict[int, int] = {p: p % BROKERS for p in range(partitions)}
         self.faults: Sequence[str] = (GOOD,)
+        self.away = False
         self.clients: list[Client] = []
         self.told: Counter[str] = Counter()
         self.wrong: list[
@@ -95,6 +96,8 @@ class Client:
 
     async def bootstrap(self) -> None:
         await asyncio.sleep(0)
+        if self._cluster.away:
+            raise KafkaConnectionError
         self._sync_task = asyncio.create_task(asyncio.Event().wait())
 
     def close(self) -> None:

@@ -152,6 +152,24 @@ async def test_what_is_written_is_a_prefix(plan: list[tuple[str, Any, int]], see
         assert asyncio.all_tasks() == tasks
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.integers(0, P - 1), st.integers(0, 3)), max_size=40), st.integers(0, 2**32))
+async def test_without_faults_nothing_is_left_behind(plan: list[tuple[int, int]], seed: int) -> None:
+    """inv 1: what comes while a broker has a request is sent after it, without a clock or another record."""
+    with pytest.MonkeyPatch.context() as patch:
+        cluster = Cluster(P, Random(seed))
+        patch.setattr(kafka_sender, "AIOKafkaClient", cluster.client)
+        writing = Writing(cluster)
+        for partition, turns in plan:
+            writing.write(partition)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        for _ in range(10):
+            await writing.clock.settle()
+        assert all(item.future.done() and not item.future.exception() for item in writing.items)
+        await writing.finish()
+
+
 async def test_a_partition_without_a_leader_delays_no_other(cluster: Cluster) -> None:
     """inv 7: nor does one whose batch has to be sent again; both come through once they can."""
     writing = Writing(cluster)
@@ -293,6 +311,19 @@ async def test_what_finds_no_broker_fails_at_its_deadline(cluster: Cluster) -> N
     await writing.clock.advance(2)
     assert isinstance(item.future.exception(), Retry)
     assert cluster.logs[0] == []
+    await writing.finish()
+
+
+async def test_what_fails_before_kafka_is_there(cluster: Cluster) -> None:
+    """inv 12: it is not sent when Kafka comes."""
+    cluster.away = True
+    writing = Writing(cluster)
+    items = [writing.write(0), writing.write(1)]
+    await writing.clock.advance(DEADLINE + 1)
+    assert all(isinstance(item.future.exception(), Retry) for item in items)
+    cluster.away = False
+    await writing.clock.advance(2)
+    assert cluster.told[GOOD] == 0
     await writing.finish()
 
 
