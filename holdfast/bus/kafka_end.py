@@ -59,12 +59,12 @@ async def end(consumer: Any) -> None:
     tasks = [getattr(consumer._coordinator, "_reset_committed_task", None)]
     if fetcher is not None:
         tasks += [fetcher._fetch_task, *fetcher._pending_tasks]
-    await cancelled([*tasks, consumer._client._sync_task])
-    await cut(consumer._client)
+    await cut(consumer._client, *tasks)
 
 
-async def cut(client: Any) -> None:
-    """Cut an aiokafka client's connections. What waits for an answer by one of them is told so."""
+async def cut(client: Any, *tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel what uses an aiokafka client, and cut its connections. Who waits for an answer is told so."""
+    await cancelled([*tasks, client._sync_task])
     ends = []
     for connection in list(client._conns.values()):
         writer = connection._writer

@@ -72,7 +72,7 @@ class KafkaProducer:
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[tuple[Topic, int], _Lane] = {}
         self._ready: list[_Lane] = []
-        self._busy: dict[int, list[_Lane]] = {}  # brokers that have a request of ours; who is ready after it
+        self._behind: dict[int, list[_Lane]] = {}  # by broker that is busy: who is ready after
         self._flushing = False
         self._records = 0
         self._bytes = 0
@@ -190,15 +190,15 @@ class KafkaProducer:
             broker = sender.leader(lane.tp)
             if broker is None:
                 homeless.append(lane)
-            elif broker in self._busy:
-                self._busy[broker].append(lane)
+            elif broker in self._behind:
+                self._behind[broker].append(lane)
             else:
                 turn.setdefault(broker, []).append(lane)
         if homeless:
             sender.look_again()
             self._later(sender, homeless)
         for broker, lanes in turn.items():
-            self._busy[broker] = []
+            self._behind[broker] = []
             request = self._loop.create_task(self._request(sender, broker, lanes))
             self._requests.add(request)
             request.add_done_callback(self._requests.discard)
@@ -221,7 +221,7 @@ class KafkaProducer:
             return
         if sender is not self._sender:
             return
-        self._ready += self._busy.pop(broker)
+        self._ready += self._behind.pop(broker)
         again = []
         for lane, batch, offset in zip(lanes, batches, offsets, strict=True):
             if offset == AGAIN:
@@ -264,7 +264,7 @@ class KafkaProducer:
             self._metrics.bus_producer_replaced.inc()
             self._release(sender)
         self._failure.set()
-        self._busy.clear()
+        self._behind.clear()
         failed: list[Pending] = []
         for lane in self._lanes.values():
             both = [*(lane.batch.records if lane.batch else ()), *lane.waiting]

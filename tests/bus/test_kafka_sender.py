@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from random import Random
 from types import SimpleNamespace
@@ -25,6 +26,8 @@ from holdfast.settings import Kafka
 from tests.bus.brokers import BROKERS, FAULTS, GOOD, REMEMBERED, Cluster
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from holdfast.bus.kafka_sender import Pending
 
 P = 3
@@ -76,7 +79,7 @@ class Writing:
         self.look()
         assert self.cluster.wrong == []
         producer = self.producer
-        assert (producer._records, producer._bytes, producer._busy, producer._ready) == (0, 0, {}, [])
+        assert (producer._records, producer._bytes, producer._behind, producer._ready) == (0, 0, {}, [])
         assert not any(lane.busy or lane.batch for lane in producer._lanes.values())
         await producer.close()
         assert all(client.is_cut for client in self.cluster.clients)
@@ -101,6 +104,19 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster(P, Random(1))
     monkeypatch.setattr(kafka_sender, "AIOKafkaClient", made.client)
     return made
+
+
+@pytest.fixture
+async def writing(cluster: Cluster) -> AsyncIterator[Writing]:
+    """Writing that has begun; at the end all is well, and no task has died unseen."""
+    troubles: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+    made = Writing(cluster)
+    await made.clock.settle()
+    yield made
+    await made.finish()
+    gc.collect()  # a task tells what it died of when it is forgotten
+    assert troubles == []
 
 
 steps = st.lists(
@@ -170,10 +186,8 @@ async def test_without_faults_nothing_is_left_behind(plan: list[tuple[int, int]]
         await writing.finish()
 
 
-async def test_a_partition_without_a_leader_delays_no_other(cluster: Cluster) -> None:
+async def test_a_partition_without_a_leader_delays_no_other(cluster: Cluster, writing: Writing) -> None:
     """inv 7: nor does one whose batch has to be sent again; both come through once they can."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
     cluster.leaders = {0: 1, 1: 1, 2: 0}  # unknown yet to who writes
     moved, other = writing.write(0), writing.write(2)
     await writing.clock.settle()
@@ -189,14 +203,14 @@ async def test_a_partition_without_a_leader_delays_no_other(cluster: Cluster) ->
     await writing.clock.advance(0.3)
     assert (moved.future.result(), behind.future.result()) == (0, 1)
     assert writing.failures == []
-    await writing.finish()
 
 
 class Held:
     """Answers of brokers that the test gives by hand."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, writing: Writing) -> None:
         self.answers: dict[int, asyncio.Future[Any]] = {}
+        client: Any = writing.cluster.clients[-1]
         client.send = self.send
 
     async def send(self, broker: int, _: Any) -> Any:
@@ -205,11 +219,9 @@ class Held:
 
 
 @pytest.mark.parametrize("second", ["fails", "answers"])
-async def test_two_answers_in_one_turn(cluster: Cluster, second: str) -> None:
+async def test_two_answers_in_one_turn(writing: Writing, second: str) -> None:
     """inv 12: what fails with one broker's request fails with the other's, whatever that says."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
-    held = Held(cluster.clients[-1])
+    held = Held(writing)
     items = [writing.write(0), writing.write(1)]
     await writing.clock.settle()
     held.answers[0].set_exception(KafkaError("no"))
@@ -220,14 +232,11 @@ async def test_two_answers_in_one_turn(cluster: Cluster, second: str) -> None:
     await writing.clock.settle()
     assert [len(failed) for failed in writing.failures] == [2]
     assert all(isinstance(item.future.exception(), Retry) for item in items)
-    await writing.finish()
 
 
-async def test_a_request_that_was_not_begun_in_time(cluster: Cluster) -> None:
+async def test_a_request_that_was_not_begun_in_time(writing: Writing) -> None:
     """inv 12: what fails in the turn in which a request is made is not sent by it."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
-    held = Held(cluster.clients[-1])
+    held = Held(writing)
     writing.write(0)
     await writing.clock.settle()
     writing.write(1)
@@ -235,7 +244,6 @@ async def test_a_request_that_was_not_begun_in_time(cluster: Cluster) -> None:
     await writing.clock.settle()
     assert [len(failed) for failed in writing.failures] == [2]
     assert set(held.answers) == {0}
-    await writing.finish()
 
 
 async def test_what_came_before_kafka_was_there(cluster: Cluster) -> None:
@@ -251,42 +259,33 @@ async def test_what_came_before_kafka_was_there(cluster: Cluster) -> None:
     await writing.finish()
 
 
-async def test_a_refusal_is_told_at_once(cluster: Cluster) -> None:
+async def test_a_refusal_is_told_at_once(cluster: Cluster, writing: Writing) -> None:
     """inv 1: what no broker would ever take does not wait for its deadline."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
     cluster.faults = ("refuses",)
     item = writing.write(0)
     await writing.clock.settle()
     assert "TopicAuthorizationFailed" in str(item.future.exception())
-    await writing.finish()
 
 
 @pytest.mark.parametrize("outcomes", [{}, {("topic", 0): (0, -1)}])
-async def test_an_answer_that_says_too_little(cluster: Cluster, outcomes: dict[tuple[str, int], Any]) -> None:
+async def test_an_answer_that_says_too_little(writing: Writing, outcomes: dict[tuple[str, int], Any]) -> None:
     """inv 1: is no ack."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
-    held = Held(cluster.clients[-1])
+    held = Held(writing)
     item = writing.write(0)
     await writing.clock.settle()
     held.answers[0].set_result(SimpleNamespace(outcomes=outcomes))
     await writing.clock.settle()
     assert isinstance(item.future.exception(), Retry)
-    await writing.finish()
 
 
-async def test_who_leads_is_asked_when_a_broker_is_gone(cluster: Cluster) -> None:
+async def test_who_leads_is_asked_when_a_broker_is_gone(cluster: Cluster, writing: Writing) -> None:
     """inv 7: the next attempt goes to who leads then."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
     cluster.faults, cluster.leaders[0] = ("cut",), 1
     item = writing.write(0)
     await writing.clock.settle()
     cluster.faults = (GOOD,)
     await writing.clock.advance(0.15)
     assert item.future.result() == 0
-    await writing.finish()
 
 
 @pytest.mark.parametrize("turns", range(1, 8))
@@ -327,23 +326,18 @@ async def test_what_fails_before_kafka_is_there(cluster: Cluster) -> None:
     await writing.finish()
 
 
-async def test_a_batch_has_an_end(cluster: Cluster) -> None:
+async def test_a_batch_has_an_end(cluster: Cluster, writing: Writing) -> None:
     """inv 7: what is too much for one batch goes into the next ones, in order."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
     size = kafka_sender.MAX_BATCH * 2 // 5
     items = [writing.write(0, size) for _ in range(5)]
     await writing.clock.settle()
     assert [item.future.result() for item in items] == list(range(5))
     assert cluster.told[GOOD] == 3
     assert writing.producer._bytes == writing.producer._records == 0
-    await writing.finish()
 
 
-async def test_a_batch_that_was_written_somewhere_is_a_failure(cluster: Cluster) -> None:
+async def test_a_batch_that_was_written_somewhere_is_a_failure(cluster: Cluster, writing: Writing) -> None:
     """inv 1: where nobody can say any more at which offset a record is, its outcome is unknown."""
-    writing = Writing(cluster)
-    await writing.clock.settle()
     cluster.faults = ("lost",)
     item = writing.write(0)
     await writing.clock.settle()
@@ -353,7 +347,6 @@ async def test_a_batch_that_was_written_somewhere_is_a_failure(cluster: Cluster)
     await writing.clock.advance(0.3)
     assert "does not say where" in str(item.future.exception())
     assert cluster.logs[0] == [item.value]
-    await writing.finish()
 
 
 async def test_the_numbers_begin_again(cluster: Cluster) -> None:
