@@ -37,8 +37,7 @@ everything again has a turn of its own."""
 
 ROUND_SECONDS: Final = 0.02
 """Between two rounds of updates in a storm. Without it an update was for one or two connections: Redis had
-answered before the next ones came. With 10 ms it was for six, and an accept cost a sixth more; with 40 ms who
-comes waits so long that fewer are on their way together."""
+answered before the next ones came. With 10 ms an accept cost a sixth more, with 40 ms a twelfth."""
 
 FIRST_DELAY: Final = 0.05
 LONGEST_DELAY: Final = 1.0
