@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
+from holdfast import sockets
 from holdfast.tls_transport import secured
 
 if TYPE_CHECKING:
@@ -34,8 +35,12 @@ class Network(Protocol):
         *,
         reuse_port: bool = False,
         ssl: ssl.SSLContext | None = None,
+        crowd: bool = False,
     ) -> Server:
-        """Accept connections at host:port (0: any free port), each joined to a new `factory()`."""
+        """Accept connections at host:port (0: any free port), each joined to a new `factory()`.
+
+        `crowd`: there will be thousands of them, which are to be small and to take turns.
+        """
 
     async def connect(
         self,
@@ -72,15 +77,15 @@ class TcpNetwork:
         *,
         reuse_port: bool = False,
         ssl: ssl.SSLContext | None = None,
+        crowd: bool = False,
     ) -> Server:
         """See `Network`."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            factory if ssl is None else secured(factory, ssl),
-            host,
-            port,
-            backlog=4096,
-            reuse_port=reuse_port or None,
+        if ssl is not None:
+            factory = secured(factory, ssl)
+        if crowd:
+            return await sockets.listen(factory, host, port, reuse_port=reuse_port)
+        server = await asyncio.get_running_loop().create_server(
+            factory, host, port, backlog=sockets.BACKLOG, reuse_port=reuse_port or None
         )
         return _TcpServer(server)
 
@@ -239,9 +244,10 @@ class MemoryNetwork:
         *,
         reuse_port: bool = False,
         ssl: ssl.SSLContext | None = None,
+        crowd: bool = False,
     ) -> Server:
         """See `Network`."""
-        del host, reuse_port, ssl
+        del host, reuse_port, ssl, crowd
         if port == 0:
             self._next_port += 1
             port = self._next_port

@@ -194,6 +194,7 @@ class AccessNode:
                     listener.port,
                     reuse_port=process.workers > 1,
                     ssl=secure,
+                    crowd=True,
                 )
             except OSError as error:
                 raise Stop(

@@ -318,6 +318,7 @@ class HostNetwork:
         *,
         reuse_port: bool = False,
         ssl: ssl.SSLContext | None = None,
+        crowd: bool = False,
     ) -> Listening:
         net = self._net
         if port == 0:
