@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-EVENTS: Final = 192
+EVENTS: Final = 96
 """Sockets that are read and written to in one turn of the loop, 10 to 30 µs each."""
 
-ACCEPTS: Final = 64
+ACCEPTS: Final = 32
 """Connections that are accepted in one turn of the loop."""
 
 READ: Final = 64 * 1024
