@@ -81,10 +81,8 @@ class SocketServer:
             try:
                 # `accept` makes a Python socket, of which only the number is wanted: 3 µs and more.
                 fd, _ = listening._accept()  # type: ignore[attr-defined]
-            except BlockingIOError:
+            except (BlockingIOError, ConnectionAbortedError):
                 return
-            except ConnectionAbortedError:
-                continue
             except OSError as error:
                 self.report("a connection could not be accepted; again in a second", error)
                 self.epoll.unregister(listening.fileno())
@@ -114,8 +112,10 @@ class SocketTransport(asyncio.Transport):
     __slots__ = ("_buffer", "_fd", "_high", "_protocol", "_server", "_state", "_watched")
 
     _PAUSED: Final = 1  # the protocol was told not to write
-    _STILL: Final = 2  # the protocol does not want to read, or there is nothing left to read
-    _CLOSING: Final = 4
+    _STILL: Final = 2  # the protocol does not want to read
+    _OVER: Final = 4  # there is nothing left to read
+    _CLOSING: Final = 8
+    _DEAF: Final = _STILL | _OVER | _CLOSING
 
     def __init__(self, server: SocketServer, fd: int, protocol: asyncio.Protocol) -> None:
         # Without a call of the base's: it would make a dictionary for each.
@@ -137,7 +137,7 @@ class SocketTransport(asyncio.Transport):
         """Do what the socket is ready for."""
         if self._buffer and events & ~_READ:
             self._flush()
-        if self._state & (self._STILL | self._CLOSING) or not events & ~_WRITE:
+        if self._state & self._DEAF or not events & ~_WRITE:
             return
         try:
             data = os.read(self._fd, READ)
@@ -156,7 +156,7 @@ class SocketTransport(asyncio.Transport):
 
     def _ended(self) -> None:
         """Ask what is to become of a connection whose other end sends nothing more."""
-        self._state |= self._STILL
+        self._state |= self._OVER
         self._watch()
         if not self._protocol.eof_received():
             self.close()
@@ -175,7 +175,7 @@ class SocketTransport(asyncio.Transport):
 
     def is_reading(self) -> bool:
         """See asyncio.Transport."""
-        return not self._state & (self._STILL | self._CLOSING)
+        return not self._state & self._DEAF
 
     # writing
 
@@ -297,7 +297,7 @@ class SocketTransport(asyncio.Transport):
         """Tell the epoll what is waited for. Who waits for nothing is not in it: a reset would wake it."""
         if self._fd < 0:
             return
-        wanted = 0 if self._state & (self._STILL | self._CLOSING) else _READ
+        wanted = 0 if self._state & self._DEAF else _READ
         if self._buffer:
             wanted |= _WRITE
         watched, self._watched = self._watched, wanted

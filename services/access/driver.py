@@ -251,7 +251,7 @@ class Driver(Asking, asyncio.Protocol):
         node = self._node
         if node.turns.take():
             return False
-        # To close a socket takes the kernel and uvloop as long as all else here: a crowd does so in turns.
+        # To close a socket takes the kernel as long as all else here takes: a crowd does so in turns.
         node.turns.later(self.transport.close)
         return True
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SLICE_SECONDS: Final = 0.002
 SLICE_SENDS: Final = 256
-"""uvloop writes at the end of its turn, so a slice must be short in sends as well as in time."""
+"""Writes of one slice: what a transport puts off to the end of the turn takes time that is not seen here."""
 
 LOOK: Final = 64
 """Sends between two looks at the clock."""
