@@ -135,7 +135,7 @@ class SocketTransport(asyncio.Transport):
 
     def ready(self, events: int) -> None:
         """Do what the socket is ready for."""
-        if self._buffer and events & ~_READ:
+        if self._buffer:
             self._flush()
         if self._state & self._DEAF or not events & ~_WRITE:
             return
@@ -181,7 +181,7 @@ class SocketTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """See asyncio.Transport. What the kernel takes at once is not copied."""
-        if self._state & self._CLOSING or not data:
+        if self._state & self._CLOSING:
             return
         if self._buffer:
             self._buffer += data

@@ -40,6 +40,9 @@ class End(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("SocketTransport", transport)
+        self.name = transport.get_extra_info("peername")
+        with socket.socket(fileno=os.dup(self.transport._fd)) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # or the kernel takes megabytes
 
     def data_received(self, data: bytes) -> None:
         assert self.transport.is_reading()
@@ -365,7 +368,10 @@ async def test_who_waits_for_nothing_wakes_nobody(world: World, why: str) -> Non
     if why == "cannot write":
         await until(lambda: end.ends)
         assert isinstance(end.ends[0], OSError)
+        assert end.transport.get_write_buffer_size() == 0
         return
+    if why == "half closed":
+        end.transport.resume_reading()  # there is nothing
     assert await turned(world, 5) == 0
     assert end.ends == []
     if why == "paused":
@@ -375,6 +381,68 @@ async def test_who_waits_for_nothing_wakes_nobody(world: World, why: str) -> Non
         assert end.ends == []  # whoever writes is not told within the call
     await until(lambda: end.ends)
     assert isinstance(end.ends[0], OSError)
+
+
+async def test_who_is_gone_wakes_nobody(world: World) -> None:
+    """inv 7: not even where somebody else holds the same socket, as a process that was just forked does."""
+    client, end = await world.pair()
+    same = os.dup(end.transport._fd)
+    end.transport.abort()
+    client.send(10)
+    assert await turned(world, 5) == 0
+    os.close(same)
+
+
+async def test_who_stops_sending_gets_what_was_written(world: World) -> None:
+    client, end = await world.pair()
+    end.fill()
+    client.stop()
+    await until(lambda: end.eof)
+    assert end.transport.is_closing()
+    await until(lambda: client.receive(1 << 20) or client.gone)  # type: ignore[func-returns-value]
+    assert (client.gone, len(client.got)) == ("eof", end.put)
+    check(client, end)
+
+
+async def test_who_is_paused_in_the_same_turn_is_not_read(world: World) -> None:
+    """What was ready when the turn began is not told to who has stopped reading in it."""
+    first, second = await world.pair(), await world.pair()
+
+    def pause(data: bytes) -> None:
+        del data
+        for _, end in (first, second):
+            end.transport.pause_reading()
+
+    for client, end in (first, second):
+        end.data_received = pause  # type: ignore[method-assign]
+        client.send(10)
+    await until(lambda: not first[1].transport.is_reading())
+    for _, end in (first, second):
+        del end.data_received
+    assert await turned(world, 5) == 0
+    assert first[1].got == second[1].got == b""
+    for _, end in (first, second):
+        end.transport.resume_reading()
+    await until(lambda: first[1].got or second[1].got)
+    assert len(first[1].got) + len(second[1].got) == 10  # one of them had its turn first
+
+
+async def test_who_is_turned_away_at_once(world: World) -> None:
+    """inv 7: a protocol may end its connection while it begins."""
+
+    class Closed(End):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.transport.abort()
+
+    world.factory = Closed
+    client, end = await world.pair()
+    await until(lambda: end.ends == [None])
+    await until(lambda: client.receive(1) or client.gone)  # type: ignore[func-returns-value]
+    world.factory = End
+    client, end = await world.pair()
+    client.send(10)
+    await until(lambda: end.got)
 
 
 async def test_a_reset_is_an_end_with_an_error(world: World) -> None:
@@ -389,6 +457,9 @@ async def test_a_reset_is_an_end_with_an_error(world: World) -> None:
     end.transport.pause_reading()
     assert end.transport.get_write_buffer_size() == 0
     assert end.transport.get_extra_info("peername", "gone") == "gone"
+    assert world.server.transports == {}
+    _, other = await world.pair()  # who listens goes on when nobody is left
+    assert other.ends == []
 
 
 @pytest.mark.parametrize("what", ["connect", "reset", "send"])
@@ -597,7 +668,7 @@ async def test_a_number_that_belongs_to_another_socket_now(world: World) -> None
     """What was reported of a connection that has ended is not taken for its successor's."""
     for _ in range(30):
         pairs = [await world.pair() for _ in range(4)]
-        for index, (client, end) in enumerate(pairs):
+        for index, (_, end) in enumerate(pairs):
             others = [each for _, each in pairs[:index] + pairs[index + 1 :]]
 
             def cut(data: bytes, others: list[End] = others) -> None:
@@ -606,12 +677,15 @@ async def test_a_number_that_belongs_to_another_socket_now(world: World) -> None
                     other.transport.abort()
 
             end.data_received = cut  # type: ignore[method-assign]
-            client.send(10)
+        # In this order they are ready: one who ends the others, who comes then, and those who are ended.
+        pairs[0][0].send(10)
         successors = [world.connect() for _ in range(4)]
+        for client, _ in pairs[1:]:
+            client.send(10)
         successors[0].send(33)
         successors[1].stop()
         await until(lambda: len(world.ends) == len(world.clients))
-        fresh = {end.transport.get_extra_info("peername"): end for end in world.ends[-4:]}
+        fresh = {end.name: end for end in world.ends[-4:]}
         await until(lambda: fresh[successors[0].name].got)  # noqa: B023
         await until(lambda: fresh[successors[1].name].ends)  # noqa: B023
         assert fresh[successors[0].name].got == sequence(0, 33)
