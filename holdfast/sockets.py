@@ -295,8 +295,6 @@ class SocketTransport(asyncio.Transport):
 
     def _watch(self) -> None:
         """Tell the epoll what is waited for. Who waits for nothing is not in it: a reset would wake it."""
-        if self._fd < 0:
-            return
         wanted = 0 if self._state & self._DEAF else _READ
         if self._buffer:
             wanted |= _WRITE

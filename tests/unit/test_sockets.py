@@ -330,6 +330,9 @@ async def test_who_does_not_read_is_told_of(world: World) -> None:
     await until(lambda: client.receive(20_000) or not end.paused)  # type: ignore[func-returns-value]
     assert 0 < len(client.got) <= end.put
     assert end.transport.get_write_buffer_size() <= 25_000
+    await until(lambda: client.receive(1 << 20) or len(client.got) == end.put)  # type: ignore[func-returns-value]
+    assert await turned(world, 5) == 0
+    assert end.transport.get_write_buffer_size() == 0
 
 
 async def turned(world: World, turns: int) -> int:
@@ -381,6 +384,17 @@ async def test_who_waits_for_nothing_wakes_nobody(world: World, why: str) -> Non
         assert end.ends == []  # whoever writes is not told within the call
     await until(lambda: end.ends)
     assert isinstance(end.ends[0], OSError)
+
+
+async def test_who_is_closing_is_not_read(world: World) -> None:
+    """inv 7: what a client still sends while it does not read the rest wakes nobody."""
+    client, end = await world.pair()
+    end.fill()
+    end.transport.close()
+    client.send(10)
+    assert await turned(world, 20) < 10  # some of the rest may still go out
+    assert end.ends == []
+    assert end.got == b""
 
 
 async def test_who_is_gone_wakes_nobody(world: World) -> None:
@@ -746,13 +760,23 @@ class Small(End):
         Small.count -= 1
 
 
-async def test_all_addresses_of_a_name() -> None:
+async def test_all_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for a name listens at all its addresses; whoever asks for a taken port is told."""
     before = numbers()
-    server = await listen(End, "localhost", 0)
-    addresses = {sock.getsockname()[0] for sock in server._listening.values()}
-    found = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)
-    assert addresses == {address[0] for *_, address in found}
+    ends: list[End] = []
+
+    async def found(*_: object, **__: object) -> list[Any]:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, (address, 0)) for address in ("127.0.0.1", "127.0.0.2", "127.0.0.1")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+        server = await listen(lambda: ends.append(End()) or ends[-1], "both", 0)  # type: ignore[func-returns-value]
+    addresses = [sock.getsockname()[0] for sock in server._listening.values()]
+    assert addresses == ["127.0.0.1", "127.0.0.2"]
+    for sock in server._listening.values():
+        socket.create_connection(sock.getsockname()).close()
+    await until(lambda: [end.ends for end in ends] == [[None]] * 2)
     with pytest.raises(OSError, match="in use"):
         await listen(End, "127.0.0.1", server.port)
     server.close()
@@ -760,6 +784,17 @@ async def test_all_addresses_of_a_name() -> None:
     with pytest.raises(socket.gaierror):
         await listen(End, "no.such.host.invalid", 0)
     assert numbers() == before
+
+
+async def test_a_port_is_free_at_once(world: World) -> None:
+    """Whoever comes back after a restart need not wait for what the kernel remembers of old connections."""
+    client, end = await world.pair()
+    end.transport.close()
+    await until(lambda: client.receive(1) or client.gone)  # type: ignore[func-returns-value]
+    client.stop()
+    world.server.close()
+    again = await listen(End, "127.0.0.1", world.server.port)
+    again.close()
 
 
 async def test_two_processes_share_a_port() -> None:
