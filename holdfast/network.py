@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+import sys
+from typing import TYPE_CHECKING, Final, Protocol
 
-from holdfast import sockets
 from holdfast.tls_transport import secured
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
+
+BACKLOG: Final = 4096
+"""Connections that wait for their accept in the kernel, unless its `net.core.somaxconn` is lower."""
 
 
 class Server(Protocol):
@@ -82,10 +85,12 @@ class TcpNetwork:
         """See `Network`."""
         if ssl is not None:
             factory = secured(factory, ssl)
-        if crowd:
+        if crowd and sys.platform == "linux":
+            from holdfast import sockets  # noqa: PLC0415 - what a client imports runs elsewhere, too
+
             return await sockets.listen(factory, host, port, reuse_port=reuse_port)
         server = await asyncio.get_running_loop().create_server(
-            factory, host, port, backlog=sockets.BACKLOG, reuse_port=reuse_port or None
+            factory, host, port, backlog=BACKLOG, reuse_port=reuse_port or None
         )
         return _TcpServer(server)
 

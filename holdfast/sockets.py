@@ -2,7 +2,7 @@
 
 uvloop takes all sockets that are ready before it asks anybody, and keeps 1.2 KiB for each. Here those of one
 listener have an epoll of their own, which the loop has as one descriptor, and a connection is a descriptor
-and an object of seven words. What it costs in CPU is the same (docs/performance.md).
+and an object of seven words. What it costs in CPU is the same (docs/performance.md). Linux only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import select
 import socket
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from holdfast.network import BACKLOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,9 +26,6 @@ ACCEPTS: Final = 32
 
 READ: Final = 64 * 1024
 """Bytes of one read; what is left of a connection has its next turn."""
-
-BACKLOG: Final = 4096
-"""Connections that wait for their accept in the kernel, unless its `net.core.somaxconn` is lower."""
 
 FULL_SECONDS: Final = 1.0
 """Until connections are accepted again, after the process or the machine had no descriptor left for one."""

@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast import sockets
+from holdfast.network import TcpNetwork
 from holdfast.sockets import SocketServer, SocketTransport, listen
 
 if TYPE_CHECKING:
@@ -795,6 +797,21 @@ async def test_a_port_is_free_at_once(world: World) -> None:
     world.server.close()
     again = await listen(End, "127.0.0.1", world.server.port)
     again.close()
+
+
+async def test_where_there_is_no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client imports runs elsewhere, too; whoever develops there has the loop's own sockets."""
+    script = "import select; del select.epoll, select.EPOLLIN, select.EPOLLOUT; import holdfast.client"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+    assert await process.wait() == 0
+    monkeypatch.setattr(sys, "platform", "darwin")
+    server = await TcpNetwork().listen(End, "127.0.0.1", 0, crowd=True)
+    assert not isinstance(server, SocketServer)
+    monkeypatch.undo()
+    server.close()
+    server = await TcpNetwork().listen(End, "127.0.0.1", 0, crowd=True)
+    assert isinstance(server, SocketServer)
+    server.close()
 
 
 async def test_two_processes_share_a_port() -> None:
