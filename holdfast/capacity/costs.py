@@ -45,7 +45,7 @@ ACCESS_DELIVERY: Final = Cost(9.3, "µs", "access: each further delivery of it",
 ACCESS_ALONE: Final = Cost(130, "µs", "access: a send or a message that comes alone, above that", SWEEP)
 ACCESS_PING: Final = Cost(20, "µs", "access: a ping and its answer", ASSUMED)
 ACCESS_IDLE: Final = Cost(35, "µs", "access: a second of being there, for each partition", SWEEP)
-ACCESS_MEMORY: Final = Cost(2.5, "KiB", "access: an idle connection", SWEEP)
+ACCESS_MEMORY: Final = Cost(1.4, "KiB", "access: an idle connection", SWEEP)
 ACCESS_KERNEL: Final = Cost(4, "KiB", "the kernel: an idle connection's socket", ASSUMED)
 
 LOGIC_SESSION: Final = Cost(57, "µs", "logic: a session's connect, and its disconnect (as much again)", PLANE)

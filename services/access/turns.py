@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.clock import Clock
     from holdfast.observe.metrics import Metrics
 
-STEPS: Final = 192
+STEPS: Final = 128
 """Steps in one turn of the loop, of 10 to 30 µs each: a read of one frame is one, what takes longer counts
 for more. Few of them mean many turns, of which each has its price, and smaller heaps for Kafka and Redis.
 """
