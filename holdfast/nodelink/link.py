@@ -10,6 +10,7 @@ at once; a write for each was a third of dispatch's CPU, and to the node it was 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from typing import TYPE_CHECKING, Final, cast
@@ -84,7 +85,9 @@ class _Wire(asyncio.Protocol):
         """Write what waits."""
         out, self._out, self._size = self._out, [], 0
         if out and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(b"".join(out) if len(out) > 1 else out[0])
+            # uvloop raises where it has cut a connection whose opener was cancelled: see `Link._give_up`.
+            with contextlib.suppress(RuntimeError):
+                self.transport.write(b"".join(out) if len(out) > 1 else out[0])
 
     def close(self, *, at_once: bool = False) -> None:
         """End the connection; `at_once`, without what waits."""
@@ -238,6 +241,16 @@ class Link:
             self._wire = None
             self._metrics.dispatch_links.dec()
 
+    def _give_up(self, wires: list[_Wire]) -> None:
+        """End what an attempt has left: a wire may be there in the moment in which its time is over.
+
+        uvloop cuts it then, and tells nobody.
+        """
+        for wire in wires:
+            self._disconnected(wire)
+            if wire.transport is not None:
+                wire.close(at_once=True)
+
     async def _run(self) -> None:
         delay = FIRST_DELAY
         while True:
@@ -257,7 +270,9 @@ class Link:
             except (OSError, TimeoutError) as error:
                 level = logging.WARNING if isinstance(error, ssl.SSLError) else logging.DEBUG
                 _log.log(level, "link not connected: %s", error, extra={"access_node": self.node.incarnation})
+                self._give_up(wires)
             except Exception:  # noqa: BLE001 - counted; an address that is none, say, until there is another
+                self._give_up(wires)
                 await self._failures.pause()
             if self._clock.monotonic() - began >= STEADY_SECONDS:
                 delay = FIRST_DELAY

@@ -14,7 +14,7 @@ from holdfast.clock import ManualClock
 from holdfast.membership.port import Node
 from holdfast.network import MemoryNetwork, TcpNetwork
 from holdfast.nodelink.frames import BREAK, VERSION, Hello, MessageItem, Push, ReplyItem, framed
-from holdfast.nodelink.link import Link
+from holdfast.nodelink.link import CONNECT_SECONDS, Link
 from holdfast.nodelink.server import MAX_LINKS, IncomingLink, LinkServer
 from holdfast.observe.metrics import Metrics
 
@@ -294,6 +294,58 @@ async def test_over_tcp() -> None:
         await until(lambda: bool(side.lost))
     assert [push.follows for push in side.pushes] == [BREAK, *range(99)]
     side.server.close()
+
+
+class Cut(asyncio.Transport):
+    """One that is cut without a word, as uvloop does with a connection whose opener is cancelled."""
+
+    cut = aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.cut:
+            raise RuntimeError("the handler is closed")
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_a_link_that_comes_when_its_time_is_over() -> None:
+    """inv 7: what was pushed to it in that moment is dropped, and the next one is tried."""
+    troubles: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+    clock, metrics = ManualClock(), Metrics()
+    cuts: list[Cut] = []
+
+    class Late:
+        async def connect(self, factory: Callable[[], Any], *_: object, **__: object) -> None:
+            cuts.append(Cut())
+            try:
+                await asyncio.Event().wait()
+            finally:
+                factory().connection_made(cuts[-1])
+                cuts[-1].cut = link.push(0, "g", 5, [])
+
+    node = Node("a", "a-1", "access", "127.0.0.1:7000")
+    late: Any = Late()
+    link = Link(late, clock, node, dispatcher="d", secret="", buffer=1000, metrics=metrics, random=Random(1))
+    link.start()
+    await clock.advance(CONNECT_SECONDS)
+    assert cuts[0].cut
+    assert cuts[0].aborted
+    assert not link.connected
+    assert value(metrics, "holdfast_dispatch_links") == 0
+    assert not link.push(0, "g", 6, [])
+    await clock.advance(CONNECT_SECONDS)
+    assert len(cuts) == 2
+    link.close()
+    await clock.settle()
+    assert troubles == []
 
 
 async def test_a_node_that_nobody_could_name() -> None:

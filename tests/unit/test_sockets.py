@@ -206,7 +206,7 @@ async def world() -> AsyncIterator[World]:
     yield made
     await made.finish()
     assert made.reports == []
-    assert numbers() == before
+    assert numbers() <= before  # others of earlier tests may have gone
 
 
 steps = st.lists(
@@ -302,7 +302,7 @@ async def test_what_goes_through(plan: list[tuple[str, int, int]], seed: int) ->
         check(client, end)
     await world.finish()
     assert world.reports == []
-    assert numbers() == before
+    assert numbers() <= before  # others of earlier tests may have gone
 
 
 async def test_a_close_waits_for_what_was_written(world: World) -> None:
@@ -785,7 +785,7 @@ async def test_all_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.epoll.closed
     with pytest.raises(socket.gaierror):
         await listen(End, "no.such.host.invalid", 0)
-    assert numbers() == before
+    assert numbers() <= before  # others of earlier tests may have gone
 
 
 async def test_a_port_is_free_at_once(world: World) -> None:
