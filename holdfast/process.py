@@ -48,9 +48,10 @@ EXIT_SETTINGS: Final = 78
 
 GC_THRESHOLDS: Final = (1_000, 1, 20_000)
 """By default a storm of 10,000 connections walks over all that there is three times, 65 ms at a time, and
-spends 16 us of each accept so. What is young is looked at in slices of up to 3,000 objects, 1 to 2 ms (with
-5,000 and 5 they were the longest of all slices of work, 17 ms: up to 30,000 at once); all there is, hardly
-ever: what a connection leaves behind is freed by its references (a test holds it to that).
+spends 16 us of each accept so. What is young is looked at in slices of up to 3,000 objects, 1.4 to 2.6 ms
+(with 2,000 up to 6,000, 2.4 to 3.3 ms, and 2 us less of an accept; with 5,000 and 5 they were the longest of
+all slices of work, 17 ms: up to 30,000); all there is, hardly ever: what a connection leaves behind is freed
+by its references (a test holds it to that).
 """
 
 _STALL_EVERY: Final = 0.1

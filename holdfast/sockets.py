@@ -2,7 +2,7 @@
 
 uvloop takes all sockets that are ready before it asks anybody, and keeps 1.2 KiB for each. Here those of one
 listener have an epoll of their own, which the loop has as one descriptor, and a connection is a descriptor
-and an object of seven words. What it costs in CPU is the same (docs/performance.md). Linux only.
+and an object of seven slots. What it costs in CPU is the same (docs/performance.md). Linux only.
 """
 
 from __future__ import annotations
