@@ -181,6 +181,7 @@ class World:
         await until(lambda: self.server.epoll.closed and all(end.ends for end in self.ends))
         assert [len(end.ends) for end in self.ends] == [1] * len(self.ends)
         assert self.server.transports == {}
+        assert left(self.server.port) == []
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -194,20 +195,27 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-def numbers() -> set[str]:
-    """Return the descriptors that are open."""
-    return {path.name for path in Path("/proc/self/fd").iterdir()}
+def left(port: int) -> list[str]:
+    """Return the open sockets of a port. Any others may come and go: other tests have threads."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            same = socket.socket(fileno=int(path.name))
+        except OSError:
+            continue  # it is no socket, or has just gone
+        if same.family == socket.AF_INET and same.getsockname()[1] == port:
+            found.append(repr(same))
+        same.detach()
+    return found
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    before = numbers()
     made = World()
     await made.start()
     yield made
     await made.finish()
     assert made.reports == []
-    assert numbers() <= before  # others of earlier tests may have gone
 
 
 steps = st.lists(
@@ -275,7 +283,6 @@ def repeated(size: int) -> bytes:
 @given(steps, st.tuples(*[st.sampled_from((0, 1000, 100_000))] * 3))
 async def test_what_goes_through(plan: list[tuple[str, int, int]], limits: tuple[int, ...]) -> None:
     """Whatever both ends do: bytes come in order, and all of them where nobody has cut the connection."""
-    before = numbers()
     world = World()
     await world.start()
     pairs = [await world.pair() for _ in range(3)]
@@ -302,7 +309,6 @@ async def test_what_goes_through(plan: list[tuple[str, int, int]], limits: tuple
         check(client, end)
     await world.finish()
     assert world.reports == []
-    assert numbers() <= before  # others of earlier tests may have gone
 
 
 async def test_a_close_waits_for_what_was_written(world: World) -> None:
@@ -766,8 +772,15 @@ class Small(End):
 
 async def test_all_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for a name listens at all its addresses; whoever asks for a taken port is told."""
-    before = numbers()
     ends: list[End] = []
+    made: list[socket.socket] = []
+
+    class Recorded(socket.socket):
+        def __init__(self, *arguments: Any, **others: Any) -> None:
+            super().__init__(*arguments, **others)
+            made.append(self)
+
+    monkeypatch.setattr(socket, "socket", Recorded)
 
     async def found(*_: object, **__: object) -> list[Any]:
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
@@ -776,18 +789,20 @@ async def test_all_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
         server = await listen(lambda: ends.append(End()) or ends[-1], "both", 0)  # type: ignore[func-returns-value]
-    addresses = [sock.getsockname()[0] for sock in server._listening.values()]
-    assert addresses == ["127.0.0.1", "127.0.0.2"]
-    for sock in server._listening.values():
+    assert [sock.getsockname()[0] for sock in made] == ["127.0.0.1", "127.0.0.2"]
+    assert list(server._listening.values()) == made
+    for sock in made[:]:
         socket.create_connection(sock.getsockname()).close()
     await until(lambda: [end.ends for end in ends] == [[None]] * 2)
+    count = len(made)
     with pytest.raises(OSError, match="in use"):
         await listen(End, "127.0.0.1", server.port)
+    assert len(made) == count + 1
     server.close()
     assert server.epoll.closed
+    assert {sock.fileno() for sock in made} == {-1}
     with pytest.raises(socket.gaierror):
         await listen(End, "no.such.host.invalid", 0)
-    assert numbers() <= before  # others of earlier tests may have gone
 
 
 async def test_a_port_is_free_at_once(world: World) -> None:
