@@ -49,14 +49,20 @@ class Delivery:
     """Brings each channel's messages to its subscribers, each once and in order (inv 4)."""
 
     def __init__(
-        self, reader: Reader, metrics: Metrics, put: Callable[[Driver, bytes], None], catch_up: int
+        self,
+        reader: Reader,
+        metrics: Metrics,
+        put: Callable[[Driver, bytes], None],
+        catch_up: int,
+        traces: Traces | None,
     ) -> None:
         self._reader = reader
         self._metrics = metrics
         self._catch_up = catch_up
         self._advanced = 0
-        self.traces: Traces | None = None
+        self._traces = traces
         self._journal = journal.wanted()
+        self._followed = self._journal or traces is not None
         self.fanout = Fanout(metrics, put, self._aside, self._caught_up, self._job_done)
 
     # pushes
@@ -94,8 +100,13 @@ class Delivery:
 
     def _advance(self, channel: Channel, seq: int, entry: bytes) -> None:
         channel.seq = seq
-        if channel.live is not None:
-            self.fanout.add(channel, self._flow(channel), seq, entry)
+        live = channel.live
+        if live is not None:
+            # Who follows messages wants to know of the end of jobs.
+            if isinstance(live, set) or live.blocked or channel.flow is not None or self._followed:
+                self.fanout.add(channel, self._flow(channel), seq, entry)
+            else:
+                self.fanout.one(channel, live, seq, entry)
             if not self._advanced % TIMED:
                 age = self._reader.clock.now_ms() - entry_ts(entry)
                 self._metrics.access_delivery_seconds.observe(max(age, 0) / 1000)
@@ -287,8 +298,8 @@ class Delivery:
             channel.lag(driver, seq)
 
     def _job_done(self, channel: Channel, job: Job) -> None:
-        if self.traces is not None:
-            self.traces.done(channel, job)
+        if self._traces is not None:
+            self._traces.done(channel, job)
         if self._journal:
             journal.delivered(channel, job)
         flow = self._flow(channel)

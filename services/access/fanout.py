@@ -94,13 +94,20 @@ class Blobs:
 
     def _one(self, form: int, seq: int, entry: bytes) -> bytes:
         name, epoch = self._channel
-        wrap = FORMATS[form].wrap
         try:
-            return wrap(message_frame(name, seq, epoch, entry))
+            return _message(form, name, epoch, seq, entry)
         except ValueError:
-            # Its place is kept, so that what follows it can be told from a gap.
             self.unreadable += 1
-            return wrap(message_frame(name, seq, epoch, UNREADABLE))
+            return _message(form, name, epoch, seq, UNREADABLE)
+
+
+def _message(form: int, name: str, epoch: str, seq: int, entry: bytes) -> bytes:
+    """Return an entry as a connection gets it.
+
+    Raises ValueError for one that is no JSON where that shows. UNREADABLE takes its place, so that what follows
+    can be told from a gap.
+    """
+    return FORMATS[form].wrap(message_frame(name, seq, epoch, entry))
 
 
 class Frames:
@@ -208,6 +215,22 @@ class Fanout:
         flow.size += len(entry)
         self._ready[channel] = None
         self._wake()
+
+    def one(self, channel: Channel, driver: Driver, seq: int, entry: bytes) -> None:
+        """Give the next entry to the only subscriber of a channel that has nothing on its way.
+
+        Most channels are inboxes. What a connection gets in one turn is joined by `put`, so it needs no job.
+        """
+        name, epoch = channel.name, channel.epoch
+        try:
+            blob = _message(driver.format, name, epoch, seq, entry)
+        except ValueError:
+            self._metrics.access_unreadable.inc()
+            blob = _message(driver.format, name, epoch, seq, UNREADABLE)
+        self._put(driver, blob)
+        self.bytes += len(blob)
+        self._metrics.access_fanout_size.observe(1)
+        self._metrics.access_deliveries.inc()
 
     def cut(self, channel: Channel) -> None:
         """Bind what waits in the channel to those who are live now, before that changes."""

@@ -93,7 +93,11 @@ class AccessNode:
         self.links = Links(self)
         self.reader = Reader(parts.log, self.clock, self.links, self.metrics, self.turns)
         self.outbox = Outbox()
-        self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up)
+        self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
+        self.traces: Traces | None = None
+        if parts.tracing is not None:
+            self.traces = Traces(parts.tracing, self.registry, self.clock, name)
+        self.delivery = Delivery(self.reader, self.metrics, self.outbox.put, access.catch_up, self.traces)
         self.routes = Routes(
             parts.log,
             self.clock,
@@ -104,11 +108,6 @@ class AccessNode:
             on_rewritten=self.links.rewritten,
             on_fenced=self.fenced,
         )
-        self.registry = Registry(parts.log.partitions, self._new_channel, self._gone_channel)
-        self.traces: Traces | None = None
-        if parts.tracing is not None:
-            self.traces = Traces(parts.tracing, self.registry, self.clock, name)
-            self.delivery.traces = self.traces
         self.durable = Durable(parts.bus, self.clock, self.metrics)
         self.joins = Joins(
             registry=self.registry,
