@@ -15,7 +15,6 @@ from holdfast.protocol.connection import Event
 from holdfast.protocol.frames import ChannelState, Connected, Error
 
 from .admission import FULL
-from .due import lifetime
 from .grants import check_subscribe
 from .joins import Join, Start
 
@@ -156,7 +155,6 @@ class Connecting:
         settled, self._settled = self._settled, []
         driver.connecting = None
         node.roster.connected(driver, self)
-        node.wheel.put(driver, node.wheel.tick + node.wheel.ticks(max(lifetime(node, session), 0.0)))
         driver.answer(
             Connected(
                 session.id,

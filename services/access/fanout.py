@@ -104,8 +104,8 @@ class Blobs:
 def _message(form: int, name: str, epoch: str, seq: int, entry: bytes) -> bytes:
     """Return an entry as a connection gets it.
 
-    Raises ValueError for one that is no JSON where that shows. UNREADABLE takes its place, so that what follows
-    can be told from a gap.
+    Raises ValueError for one that is no JSON where that shows. UNREADABLE then takes its place, so that what
+    follows can be told from a gap.
     """
     return FORMATS[form].wrap(message_frame(name, seq, epoch, entry))
 

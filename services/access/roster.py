@@ -15,8 +15,10 @@ from holdfast.protocol.connection import Event
 from . import journal
 from .connects import Connecting
 from .devices import Devices
+from .due import lifetime
 from .grants import policy_of
 from .sessions import Session
+from .timers import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -98,9 +100,10 @@ class Roster:
         assert driver.session is not None
         self._forget_connecting(driver.session.user, connecting)
         self.count += 1
-        driver.limit = 0
-        driver.due = 0
-        self._node.wheel.put(driver, self._node.wheel.tick + self._node.heartbeat_ticks)
+        driver.limit = driver.due = NEVER
+        wheel = self._node.wheel
+        left = wheel.ticks(max(lifetime(self._node, driver.session), 0.0))
+        wheel.put(driver, wheel.tick + min(self._node.heartbeat_ticks, left))
         if self._journal:
             journal.began(driver.session.id, driver.carrier)
         told = functools.partial(self._untold.pop, driver.session.id, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 import msgspec
@@ -21,6 +21,9 @@ from services.access.sessions import Session
 from services.access.turns import Turns
 from tests.access.test_produce import Queue
 from tests.access.world import AUTH, World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def session(user: str, device: str = "") -> Session:
@@ -213,12 +216,12 @@ async def test_nul_in_the_user() -> None:
         assert (bob.frames[-1]["code"], bob.frames[-1]["close"]) == ("unauthorized", 4103)
 
 
-async def test_an_entry_that_is_no_json() -> None:
+@pytest.mark.parametrize("others", [("ann",), ()])
+async def test_an_entry_that_is_no_json(others: Sequence[str]) -> None:
     """inv 11: a client of msgpack gets what stands for it, in its place; nobody else notices."""
     async with World() as world:
         bob = await world.join("bob", msgpack=True)
-        ann = await world.join("ann")
-        for client in (bob, ann):
+        for client in (bob, *[await world.join(other) for other in others]):
             client.send(t="subscribe", id=1, channel="room:1")
             await client.got("subscribed")
         first = await world.append("room:1", "1")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import Any
+
+import pytest
 
 from holdfast.log.port import Watermark
 from holdfast.nodelink.frames import BREAK, MessageItem
 from holdfast.policy import DEFAULT_POLICIES, Policy
 from services.access import fanout
 from tests.access.world import Client, World
-
-if TYPE_CHECKING:
-    import pytest
 
 
 async def in_room(world: World, user: str, room: str = "room:1", **more: Any) -> Client:
@@ -169,15 +169,16 @@ async def test_who_begins_after_what_is_lost_to_others_gets_no_reset() -> None:
         assert not eve.take("reset")
 
 
-async def test_a_slow_client_is_put_aside_and_caught_up() -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_slow_client_is_put_aside_and_caught_up(alone: bool) -> None:
     """inv 7: who does not read is buffered for up to its bound, harms nobody, and gets all from the log."""
     async with World(buffer=2000) as world:
         slow = await in_room(world, "slow")
-        fast = await in_room(world, "fast")
+        fast = None if alone else await in_room(world, "fast")
         slow.stop_reading()
         for number in range(60):
             await world.publish("room:1", f"{number}-" + "x" * 100)
-        assert fast.seqs("room:1") == list(range(1, 61))
+        assert fast is None or fast.seqs("room:1") == list(range(1, 61))
         assert slow.transport._inbox_size < 3000
         assert world.value("access_aside") == 1
         assert world.value("access_put_aside") == 1
@@ -187,6 +188,32 @@ async def test_a_slow_client_is_put_aside_and_caught_up() -> None:
         assert world.value("access_aside") == 0
         await world.publish("room:1", "live")
         assert slow.seqs("room:1")[-1] == 61
+
+
+async def test_an_only_subscriber_who_reads_again_in_the_same_turn() -> None:
+    """inv 4: what waits for it stays in front of what comes now."""
+    async with World() as world:
+        bob = await world.join("bob")
+        (driver,) = world.node.drivers.values()
+        items = [await world.append("user:bob", text) for text in "abc"]
+        driver.pause_writing()
+        world.push("user:bob", items[0])
+        driver.resume_writing()
+        world.push("user:bob", items[1])
+        world.push("user:bob", items[2])
+        await bob.count("user:bob", 3)
+        assert bob.seqs("user:bob") == [1, 2, 3]
+
+
+async def test_what_an_only_subscriber_gets_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """At debug level a node says what it has handed to whom, inboxes as well as crowds."""
+    with caplog.at_level(logging.DEBUG, logger="services.access.journal"):
+        async with World() as world:
+            bob = await world.join("bob")
+            await world.publish("user:bob", "a", "b")
+            await bob.count("user:bob", 2)
+    told = [record for record in caplog.records if record.message == "delivered"]
+    assert [record.seq for record in told] == [1, 2]  # type: ignore[attr-defined]
 
 
 async def test_a_client_that_never_reads_is_closed() -> None:
