@@ -320,3 +320,17 @@ async def test_reads_of_long_ago_do_not_make_a_break_dear() -> None:
         world.push("room:1", follows=BREAK)
         await world.clock.settle()
         assert asked == [-1, 2]
+
+
+async def test_deliveries_are_counted() -> None:
+    """A message to an inbox is one delivery of a fan-out to one."""
+    async with World() as world:
+        bob = await world.join("bob")
+        await in_room(world, "ann")
+        await in_room(world, "tom")
+        await world.publish("user:bob", "a", "b")
+        await world.publish("room:1", "c")
+        await bob.count("user:bob", 2)
+        assert world.value("access_deliveries") == 4
+        assert world.value("access_fanout_size_count") == 3
+        assert world.value("access_fanout_size_sum") == 4
